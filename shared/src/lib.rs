@@ -1,1 +1,18 @@
-//! Under construction.
+//! The contract between the parts, byte for byte.
+//!
+//! Everything that two programs must agree on lives here: annotation names,
+//! Secret keys, the CredentialBinding type, the files in a consumer pod's
+//! credential volume, the identity API's messages and the error catalogue.
+//! There is no IO, no async runtime and no Kubernetes client in this crate:
+//! text and bytes flow in, types and named errors flow out.
+
+pub mod allow_list;
+pub mod annotations;
+pub mod binding;
+pub mod docker_config;
+pub mod errors;
+pub mod exec_credential;
+pub mod identity_api;
+pub mod layout;
+pub mod registry;
+pub mod secrets;

@@ -1,0 +1,325 @@
+//! The custom resource CredentialBinding (`workload-identity.dev/v1alpha1`).
+//!
+//! It is the non-secret half of an Argo CD Secret with workload identity: the
+//! controller derives `spec` from the Secret, every agent reports in `status`
+//! what its node has. It is named like its Secret and owned by it.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::errors::Code;
+
+/// API group.
+pub const GROUP: &str = "workload-identity.dev";
+/// API version.
+pub const VERSION: &str = "v1alpha1";
+/// Kind.
+pub const KIND: &str = "CredentialBinding";
+/// Plural resource name.
+pub const PLURAL: &str = "credentialbindings";
+
+/// What is to be authenticated to, as whom, and how the credential travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialBindingSpec {
+    /// The registry or cluster.
+    pub target: Target,
+    /// The Argo CD project that the Secret is scoped to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// The provider as the Secret names it.
+    pub provider: Provider,
+    /// Who authenticates.
+    pub identity: Identity,
+    /// How the identity becomes a credential.
+    pub exchange: Exchange,
+    /// How the credential reaches Argo CD.
+    pub delivery: Delivery,
+    /// Service accounts of the namespace whose pods may have the credential.
+    pub consumers: Vec<String>,
+    /// Lower-case hex SHA-256 of the proxy key, where delivery is `proxy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_key_sha256: Option<String>,
+}
+
+/// What a credential is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Target {
+    /// Registry or cluster.
+    #[serde(rename = "type")]
+    pub kind: TargetKind,
+    /// `host[:port]/path` of a registry, the server URL of a cluster.
+    pub address: String,
+}
+
+/// Kinds of [`Target`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TargetKind {
+    /// An artifact registry or a git server.
+    Registry,
+    /// A Kubernetes API server.
+    Cluster,
+}
+
+/// Providers, by the names of the public guides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// A JWT-SVID, traded at the registry's realm where one is set.
+    Spiffe,
+    /// AWS STS and ECR.
+    Aws,
+    /// OAuth 2.0 token exchange, or a registry's realm.
+    Oidc,
+    /// Google Cloud STS.
+    Gcp,
+    /// Microsoft Entra and ACR.
+    Azure,
+}
+
+impl Provider {
+    /// The provider with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "spiffe" => Some(Self::Spiffe),
+            "aws" => Some(Self::Aws),
+            "oidc" => Some(Self::Oidc),
+            "gcp" => Some(Self::Gcp),
+            "azure" => Some(Self::Azure),
+            _ => None,
+        }
+    }
+}
+
+/// Who authenticates.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// The whole SPIFFE ID, the `sub` of a JWT-SVID.
+    pub spiffe_id: String,
+    /// The audience, the `aud` of the token.
+    pub audience: String,
+    /// The service account that stands for the project.
+    pub service_account: String,
+    /// The kind of proof.
+    pub credential: CredentialKind,
+}
+
+/// Kinds of proof of an identity, by the names of the Flux RFC discussion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CredentialKind {
+    /// A token of the project's Kubernetes service account.
+    ServiceAccountToken,
+    /// A JWT-SVID.
+    SpiffeJWT,
+    /// An X.509-SVID.
+    SpiffeCertificate,
+}
+
+impl CredentialKind {
+    /// The kind with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "ServiceAccountToken" => Some(Self::ServiceAccountToken),
+            "SpiffeJWT" => Some(Self::SpiffeJWT),
+            "SpiffeCertificate" => Some(Self::SpiffeCertificate),
+            _ => None,
+        }
+    }
+}
+
+/// How an identity becomes a credential.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exchange {
+    /// The protocol.
+    #[serde(rename = "type")]
+    pub kind: ExchangeKind,
+    /// The registry's token endpoint, an https URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_url: Option<String>,
+    /// The token service (RFC 8693, STS), an https URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_url: Option<String>,
+    /// The `service` parameter of a registry's token endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The account at the registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+}
+
+impl Exchange {
+    /// An exchange without parameters.
+    pub fn of(kind: ExchangeKind) -> Self {
+        Self {
+            kind,
+            auth_url: None,
+            token_url: None,
+            service: None,
+            username: None,
+        }
+    }
+}
+
+/// Exchange protocols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExchangeKind {
+    /// Quay robot federation.
+    Quay,
+    /// The token itself is the password.
+    Passthrough,
+    /// A distribution token realm.
+    Distribution,
+    /// OAuth 2.0 token exchange, RFC 8693.
+    TokenExchange,
+    /// AWS STS and ECR.
+    Ecr,
+    /// AWS STS and ECR Public.
+    EcrPublic,
+    /// Google Artifact Registry.
+    Gar,
+    /// Azure Container Registry.
+    Acr,
+    /// The token itself is the credential (clusters).
+    None,
+}
+
+impl fmt::Display for ExchangeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quay => "quay",
+            Self::Passthrough => "passthrough",
+            Self::Distribution => "distribution",
+            Self::TokenExchange => "token-exchange",
+            Self::Ecr => "ecr",
+            Self::EcrPublic => "ecr-public",
+            Self::Gar => "gar",
+            Self::Acr => "acr",
+            Self::None => "none",
+        })
+    }
+}
+
+/// How a credential reaches Argo CD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// In the pod-wide `docker/config.json`: credentials of no project only.
+    DockerConfig,
+    /// Through the credential proxy, for one repository Secret only.
+    Proxy,
+    /// As an ExecCredential file for the exec plugin.
+    Exec,
+}
+
+/// What agents and controller report.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CredentialBindingStatus {
+    /// `Ready` and `Degraded`, written by the controller.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// One entry per node with a consumer, each written by that node's agent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeStatus>,
+    /// The earliest expiry over all nodes, written by the controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What one node has of a binding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// The node's name.
+    pub name: String,
+    /// The `metadata.generation` of the binding that this speaks of.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Whether consumers on the node have a valid credential.
+    pub state: NodeState,
+    /// When the credential that is delivered now expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// When it was delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_rotation: Option<Timestamp>,
+    /// How many credentials this agent has delivered since it started.
+    #[serde(default)]
+    pub rotations: u64,
+    /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<NodeError>,
+}
+
+/// Whether consumers on a node have a valid credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeState {
+    /// There is a valid credential, and the last refresh worked.
+    Ready,
+    /// The first credential is being obtained.
+    Pending,
+    /// There is no valid credential, or the last refresh failed.
+    Degraded,
+}
+
+/// A named error as a status carries it. The code stays text, so that an older
+/// controller can show a newer agent's code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeError {
+    /// A code of the catalogue.
+    pub code: String,
+    /// Detail and remedy.
+    pub message: String,
+}
+
+impl From<&crate::errors::Named> for NodeError {
+    fn from(error: &crate::errors::Named) -> Self {
+        Self {
+            code: error.code.as_str().to_owned(),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// A condition, in the shape of `metav1.Condition`. `reason` is a catalogue
+/// code where something is wrong, so it is in kebab case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// `Ready` or `Degraded`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// One word; a catalogue code where something is wrong.
+    pub reason: String,
+    /// The whole sentence.
+    #[serde(default)]
+    pub message: String,
+    /// When `status` last changed.
+    pub last_transition_time: Timestamp,
+    /// The generation that this speaks of.
+    #[serde(default)]
+    pub observed_generation: i64,
+}
+
+/// Whether this version can deliver the binding's credential at all.
+///
+/// The controller and every agent ask this, so that both refuse alike
+/// whatever the other does. Returns the code to report, or `None`.
+pub fn undeliverable(spec: &CredentialBindingSpec) -> Option<Code> {
+    match spec.delivery {
+        Delivery::Proxy => Some(Code::DeliveryNotAvailable),
+        // A pod-wide file answers any project's pull from that host.
+        Delivery::DockerConfig if spec.project.is_some() => Some(Code::DeliveryNotAvailable),
+        Delivery::DockerConfig | Delivery::Exec => match spec.exchange.kind {
+            ExchangeKind::Quay | ExchangeKind::None => None,
+            _ => Some(Code::ExchangeNotAvailable),
+        },
+    }
+}

@@ -1,0 +1,316 @@
+//! The error catalogue: one stable code, one cause, one remedy for everything
+//! that can go wrong where a user can do something about it.
+//!
+//! The same code appears in admission responses, events, conditions, metric
+//! labels and logs, so a search for it finds every place it was reported and
+//! the page in `docs/errors.md` that explains it.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+macro_rules! catalogue {
+    ($($variant:ident $code:literal: $cause:literal; $remedy:literal;)*) => {
+        /// A stable error code. Becomes a metric label, so the set is closed.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum Code {
+            $(#[doc = $cause] $variant,)*
+        }
+
+        impl Code {
+            /// Every code of the catalogue, in the order of `docs/errors.md`.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The code as users see it, in kebab case.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// What went wrong, in one sentence without a full stop.
+            pub const fn cause(self) -> &'static str {
+                match self { $(Self::$variant => $cause,)* }
+            }
+
+            /// What to do about it, in one sentence.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)* }
+            }
+        }
+    };
+}
+
+catalogue! {
+    // Annotations and pods.
+    InvalidAnnotation "invalid-annotation":
+        "an annotation has a value that is not one of those allowed";
+        "Use one of the values listed in docs/annotations.md.";
+    UnknownContainer "unknown-container":
+        "an annotation names a container that the pod does not have";
+        "Correct the container name in the annotation.";
+    VolumeConflict "volume-conflict":
+        "the pod already has a volume of this name with other content";
+        "Rename the pod's own volume.";
+    MountConflict "mount-conflict":
+        "the container already mounts something else at this path";
+        "Move the container's own mount to another path.";
+    EnvConflict "env-conflict":
+        "the container already sets this environment variable to another value";
+        "Remove the variable, or set it to the value that is shown.";
+    HostNetwork "host-network":
+        "the pod uses the host's network, which every other process of the node shares";
+        "Run the pod on the pod network.";
+    DefaultServiceAccount "default-service-account":
+        "the pod runs as the service account `default`, which is no consumer of any binding";
+        "Give the component a service account of its own and list it as a consumer.";
+    NotAvailable "not-available":
+        "this version does not have the feature that was asked for";
+        "Remove the setting, or use the alternative that is shown.";
+
+    // Repository and cluster Secrets.
+    InvalidSecret "invalid-secret":
+        "a key of the Secret has a value that cannot be read";
+        "Correct the key that is shown.";
+    InvalidUrl "invalid-url":
+        "the repository or server URL cannot be used with workload identity";
+        "Use oci://host/path, host/path with enableOCI, or https://host/path.";
+    InvalidProject "invalid-project":
+        "the project name is not a valid Argo CD project name";
+        "Use the name of an existing AppProject.";
+    UnknownProvider "unknown-provider":
+        "workloadIdentityProvider names no known provider";
+        "Use spiffe, aws, oidc, gcp or azure.";
+    AudienceMissing "audience-missing":
+        "workloadIdentityAudience is needed for this target and is not set";
+        "Set workloadIdentityAudience to the audience that the target expects in the token.";
+    AuthUrlInvalid "auth-url-invalid":
+        "the URL of an exchange must be an absolute https URL without user information";
+        "Use an https:// URL.";
+    HostNotAllowed "host-not-allowed":
+        "identity tokens may not be sent to this host";
+        "Use an exchange on the registry's own host, or let the administrator add the host to the allow-list.";
+    UsernameMissing "username-missing":
+        "workloadIdentityRegistryUsername is needed for this exchange and is not set";
+        "Set workloadIdentityRegistryUsername, for Quay to the robot's full name.";
+    ExchangeUnspecified "exchange-unspecified":
+        "either workloadIdentityTokenURL or workloadIdentityRegistryAuthURL must be specified";
+        "Set one of the two URLs.";
+    StaticCredentialsPresent "static-credentials-present":
+        "the Secret holds static credentials beside workload identity, and Argo CD would use those";
+        "Remove them, or set the annotation workload-identity.dev/remove-static-credentials to \"true\".";
+    ProxyConflict "proxy-conflict":
+        "the key proxy is needed for the delivery of the credential";
+        "Move your proxy to the key workloadIdentityUpstreamProxy.";
+    GenerateNameRefused "generate-name-refused":
+        "a Secret with workload identity needs a name, because its binding carries the same one";
+        "Set metadata.name in place of metadata.generateName.";
+    InvalidClusterConfig "invalid-cluster-config":
+        "the key config of the cluster Secret is not the JSON object that Argo CD expects";
+        "Correct the JSON.";
+    ClusterAuthConflict "cluster-auth-conflict":
+        "the cluster's config has another way to authenticate, which Argo CD or client-go would prefer";
+        "Remove it from config, or set the annotation workload-identity.dev/remove-static-credentials to \"true\".";
+    ClusterExecConflict "cluster-exec-conflict":
+        "the cluster's config already runs another exec plugin";
+        "Remove execProviderConfig, or remove useWorkloadIdentity.";
+    MultipleExecEnv "multiple-exec-env":
+        "an exec plugin with several environment variables makes Argo CD start it more often than needed";
+        "Use arguments, and at most one variable.";
+
+    // Bindings.
+    DeliveryNotAvailable "delivery-not-available":
+        "this version cannot deliver a credential of this kind without exposing it to other projects";
+        "For Helm OCI charts leave out project, which makes the credential available to every project.";
+    ExchangeNotAvailable "exchange-not-available":
+        "this version cannot trade an identity for a credential with this provider";
+        "See docs/providers for what this version supports.";
+    IdentityConflict "identity-conflict":
+        "an older Secret already binds this host to another identity";
+        "Use one identity per host for Secrets without a project, or set a project.";
+    ServerConflict "server-conflict":
+        "an older cluster Secret already names this server, and Argo CD uses only the first";
+        "Remove one of the two Secrets.";
+    AudienceConflict "audience-conflict":
+        "the same audience is already used with another exchange, which could replay the token";
+        "Give each exchange an audience of its own.";
+
+    // The identity API of the control plane.
+    BadRequest "bad-request":
+        "the request is not one that the identity API understands";
+        "Run agent and control plane of the same version.";
+    AgentTokenRejected "agent-token-rejected":
+        "the agent's own token was not accepted";
+        "Check that the agent runs as its DaemonSet with its projected token.";
+    AgentNotAuthorized "agent-not-authorized":
+        "the caller is not the credential agent";
+        "Only the agent's service account may ask for identities.";
+    AgentTokenUnbound "agent-token-unbound":
+        "the agent's token is not bound to a pod on a node";
+        "Use the token that kubelet projects into the agent's pod.";
+    PodTokenRejected "pod-token-rejected":
+        "the consumer pod's token was not accepted";
+        "Wait for kubelet to publish a new token; if it stays, restart the pod.";
+    PodTokenUnbound "pod-token-unbound":
+        "the consumer's token is not bound to a pod on a node";
+        "Use the token that kubelet hands to the CSI driver.";
+    NodeMismatch "node-mismatch":
+        "the consumer pod runs on another node than the agent that asks for it";
+        "Nothing to do if a pod has just moved; otherwise treat it as an attack.";
+    PodNotRunning "pod-not-running":
+        "the consumer pod no longer runs";
+        "Nothing to do: a new pod gets a new identity.";
+    NotAConsumer "not-a-consumer":
+        "the pod's service account is no consumer of this binding";
+        "Run the component under a service account that is listed as a consumer, in the Secret's own namespace.";
+    BindingNotFound "binding-not-found":
+        "there is no Secret with workload identity for this binding";
+        "Create the Secret again, or remove the binding.";
+    IssuerUnavailable "issuer-unavailable":
+        "the control plane cannot issue identities at the moment";
+        "Look at the control plane's log.";
+
+    // The agent: identity and exchange.
+    ControlPlaneUnreachable "control-plane-unreachable":
+        "the agent cannot reach the control plane's identity API";
+        "Check the control plane's pods, Service and certificate.";
+    IdentityMismatch "identity-mismatch":
+        "the identity that came back is not the one that was asked for";
+        "Check the identity source's configuration.";
+    AddressRefused "address-refused":
+        "the host resolves only to addresses that identity tokens never go to (loopback, link-local, metadata)";
+        "If this is on purpose, let the administrator mark the host as private in the allow-list.";
+    ExchangeUnreachable "exchange-unreachable":
+        "the exchange cannot be reached";
+        "Check the URL, name resolution, certificate and network policy.";
+    ExchangeRejected "exchange-rejected":
+        "the exchange refused the identity";
+        "Read the upstream's words that are shown.";
+    ExchangeUnreadable "exchange-unreadable":
+        "the exchange gave an answer that cannot be understood";
+        "Check that the URL is the one of the registry's token endpoint.";
+    RobotNotFound "robot-not-found":
+        "Quay does not know the robot account";
+        "Set workloadIdentityRegistryUsername to the robot's full name, namespace+name.";
+    RobotSubjectMismatch "robot-subject-mismatch":
+        "the robot's federation expects another subject or issuer than the token has";
+        "Set the federation's subject to the SPIFFE ID that `kubectl get credentialbindings` shows.";
+    IssuerNotConfigured "issuer-not-configured":
+        "the robot's federation does not list the token's issuer";
+        "Add the issuer URL to the robot's federation, character for character.";
+    FederationMissing "federation-missing":
+        "the robot account has no federation configured";
+        "Set up robot federation with the issuer and the subject.";
+    UnsupportedAlgorithm "unsupported-algorithm":
+        "the registry could not verify the token: it accepts RS256 and RS384 only, or cannot read the issuer's keys";
+        "Use an RSA signing key, and check that the registry reaches the issuer's discovery document.";
+    ExchangeSkipped "exchange-skipped":
+        "the registry got the identity token itself as a password";
+        "Set workloadIdentityRegistryAuthURL to the federation endpoint.";
+
+    // Credentials in the consumer pod.
+    CredentialMissing "credential-missing":
+        "the agent has not written this credential yet";
+        "Look at the conditions of the CredentialBinding of the same name.";
+    CredentialExpired "credential-expired":
+        "the credential has expired and could not be renewed";
+        "Look at the conditions of the CredentialBinding of the same name.";
+    CredentialUnreadable "credential-unreadable":
+        "the credential's file cannot be read";
+        "Check that the pod mounts the credential volume.";
+    CredentialAmbiguous "credential-ambiguous":
+        "several credentials of different identities fit the request";
+        "Name the cluster Secret with --cluster.";
+    VersionMismatch "version-mismatch":
+        "the ExecCredential version that was asked for is unknown";
+        "Use client.authentication.k8s.io/v1 or client.authentication.k8s.io/v1beta1.";
+    VolumeRejected "volume-rejected":
+        "the volume cannot be published";
+        "Read the field that is shown; the volume is made by the admission webhook only.";
+    StoreFailed "store-failed":
+        "the agent could not write to the credential volume";
+        "Look at the agent's log on this node.";
+}
+
+impl Code {
+    /// The code with this kebab-case name, if the catalogue has it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == name)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::from_name(&name)
+            .ok_or_else(|| serde::de::Error::custom(format_args!("unknown error code `{name}`")))
+    }
+}
+
+/// A catalogue error with the object and field it is about.
+///
+/// `detail` names the object and the field, and the upstream's words where
+/// there are any; it never holds a credential.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {} ({detail}). {}", .code.cause(), .code.remedy())]
+pub struct Named {
+    /// The stable code.
+    pub code: Code,
+    /// Object, field and the upstream's words.
+    pub detail: String,
+}
+
+impl Named {
+    /// Joins a code and its detail.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_kebab_case_and_found_by_name() {
+        let names: BTreeSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(names.len(), Code::ALL.len());
+        for code in Code::ALL {
+            let name = code.as_str();
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
+                "{name}"
+            );
+            assert_eq!(Code::from_name(name), Some(*code));
+            assert!(!code.cause().ends_with('.'), "{name}");
+            assert!(code.remedy().ends_with('.'), "{name}");
+        }
+    }
+
+    #[test]
+    fn display_gives_code_cause_detail_and_remedy() {
+        let error = Named::new(Code::AudienceMissing, "Secret argocd/spoke");
+        assert_eq!(
+            error.to_string(),
+            "audience-missing: workloadIdentityAudience is needed for this target and is not set \
+             (Secret argocd/spoke). Set workloadIdentityAudience to the audience that the target \
+             expects in the token."
+        );
+    }
+}
