@@ -78,3 +78,6 @@ fn opted_in(reader: &mut values::Reader<'_>) -> bool {
         None => reader.text(key::PROVIDER).is_some(),
     }
 }
+
+#[cfg(test)]
+mod tests;

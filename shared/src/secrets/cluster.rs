@@ -130,8 +130,13 @@ impl<'a> ClusterConfig<'a> {
     /// # Errors
     /// Line and column; never the content, which may hold a token.
     pub fn parse(json: &'a str) -> Result<Self, String> {
-        if json.trim().is_empty() {
+        let trimmed = json.trim_start();
+        if trimmed.is_empty() {
             return Ok(Self::default());
+        }
+        // serde would read a struct from an array as well.
+        if !trimmed.starts_with('{') {
+            return Err("not an object".to_owned());
         }
         serde_json::from_str(json)
             .map_err(|error| format!("line {}, column {}", error.line(), error.column()))

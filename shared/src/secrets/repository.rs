@@ -126,7 +126,8 @@ pub(super) fn parse(
     let project = reader.project();
     let provider = provider(&mut reader);
     let registry_auth_url = reader.https_url(key::REGISTRY_AUTH_URL);
-    let token_url = token_url(&mut reader);
+    // Azure's may hold `{tenantID}`, which the URL keeps in percent encoding.
+    let token_url = reader.https_url(key::TOKEN_URL);
     let credential = credential(&mut reader);
     let delivery = reader
         .one_of(
@@ -205,10 +206,4 @@ pub(super) fn credential(reader: &mut Reader<'_>) -> Option<CredentialKind> {
         allowed,
         CredentialKind::from_name,
     )
-}
-
-/// `workloadIdentityTokenURL`; Azure's may hold `{tenantID}`, which a URL keeps
-/// in percent encoding.
-fn token_url(reader: &mut Reader<'_>) -> Option<url::Url> {
-    reader.https_url(key::TOKEN_URL)
 }

@@ -102,7 +102,11 @@ impl SecretValues {
         let mut values = Self::default();
         for (name, text) in data {
             values.add(name, !text.is_empty(), || {
-                STANDARD.decode(text).map_err(|_| "not base64")
+                STANDARD
+                    .decode(text)
+                    .ok()
+                    .map(Zeroizing::new)
+                    .ok_or("not base64")
             });
         }
         values
@@ -112,7 +116,9 @@ impl SecretValues {
     pub fn from_bytes<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let mut values = Self::default();
         for (name, bytes) in data {
-            values.add(name, !bytes.is_empty(), || Ok(bytes.to_vec()));
+            values.add(name, !bytes.is_empty(), || {
+                Ok(Zeroizing::new(bytes.to_vec()))
+            });
         }
         values
     }
@@ -121,7 +127,7 @@ impl SecretValues {
         &mut self,
         name: &str,
         present: bool,
-        decode: impl FnOnce() -> Result<Vec<u8>, &'static str>,
+        decode: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, &'static str>,
     ) {
         // Argo CD writes empty values for what is not set.
         if !present {
@@ -137,9 +143,13 @@ impl SecretValues {
         let Some(name) = known.into_iter().find(|known| *known == name) else {
             return;
         };
-        match decode().and_then(|bytes| String::from_utf8(bytes).map_err(|_| "not UTF-8")) {
+        let text = decode().and_then(|bytes| match std::str::from_utf8(&bytes) {
+            Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+            Err(_) => Err("not UTF-8"),
+        });
+        match text {
             Ok(text) => {
-                self.values.insert(name, Zeroizing::new(text));
+                self.values.insert(name, text);
             }
             Err(reason) => self.unreadable.push((name, reason)),
         }
