@@ -101,6 +101,9 @@ catalogue! {
     ProxyConflict "proxy-conflict":
         "the key proxy is needed for the delivery of the credential";
         "Move your proxy to the key workloadIdentityUpstreamProxy.";
+    DeliveryRefused "delivery-refused":
+        "docker-config delivers to Helm OCI repositories without a project only: every project could use the credential, and nothing else reads it";
+        "Leave out workloadIdentityDelivery.";
     GenerateNameRefused "generate-name-refused":
         "a Secret with workload identity needs a name, because its binding carries the same one";
         "Set metadata.name in place of metadata.generateName.";
@@ -110,9 +113,21 @@ catalogue! {
     ClusterAuthConflict "cluster-auth-conflict":
         "the cluster's config has another way to authenticate, which Argo CD or client-go would prefer";
         "Remove it from config, or set the annotation workload-identity.dev/remove-static-credentials to \"true\".";
+    InsecureTransport "insecure-transport":
+        "an identity token would travel over TLS that nobody verifies";
+        "Set tlsClientConfig.caData, or let the administrator mark the host as insecure in the allow-list.";
     ClusterExecConflict "cluster-exec-conflict":
         "the cluster's config already runs another exec plugin";
         "Remove execProviderConfig, or remove useWorkloadIdentity.";
+    UrlRewritten "url-rewritten":
+        "stock Argo CD pulls Helm OCI charts only from a URL without scheme";
+        "In the Application write this repoURL, and the chart's name in chart.";
+    DriftFromGit "drift-from-git":
+        "a value was changed that git may hold too";
+        "If it does, list the pointers in the Application's ignoreDifferences.";
+    KeysRestored "keys-restored":
+        "an update had dropped the workload identity keys, and they were kept";
+        "To remove them, remove execProviderConfig from config as well.";
     MultipleExecEnv "multiple-exec-env":
         "an exec plugin with several environment variables makes Argo CD start it more often than needed";
         "Use arguments, and at most one variable.";

@@ -1,1 +1,19 @@
-//! Under construction.
+//! The control plane of argocd-workload-identity.
+//!
+//! ```text
+//! kube-apiserver ─▶ server ─▶ admission (pure) ─▶ patch, warnings or a denial
+//! kubelet, Prometheus ─▶ server ─▶ readiness, metrics
+//! tls folder ─▶ tls ─▶ every TLS listener
+//! ```
+//!
+//! [`config`] turns the command line into a validated configuration, [`run`]
+//! starts the parts and stops them in order.
+
+pub mod admission;
+pub mod config;
+pub mod derive;
+pub mod metrics;
+pub mod readiness;
+pub mod run;
+pub mod server;
+pub mod tls;

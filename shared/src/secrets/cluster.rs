@@ -36,6 +36,8 @@ pub struct ClusterSecret {
     pub audience: String,
     /// The kind of proof, where one is asked for.
     pub credential: Option<CredentialKind>,
+    /// Whether `config` turns TLS verification off.
+    pub insecure: bool,
     /// Other ways to authenticate that `config` has, by their JSON names.
     pub other_auth: Vec<&'static str>,
     /// The exec plugin that `config` has.
@@ -64,6 +66,7 @@ pub struct ClusterConfig<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct TlsClientConfig<'a> {
+    insecure: bool,
     #[serde(borrow)]
     cert_data: Option<Presence<'a>>,
     #[serde(borrow)]
@@ -147,6 +150,13 @@ impl<'a> ClusterConfig<'a> {
         self.exec_provider_config.as_ref()
     }
 
+    /// Whether TLS verification is turned off.
+    pub fn insecure(&self) -> bool {
+        self.tls_client_config
+            .as_ref()
+            .is_some_and(|tls| tls.insecure)
+    }
+
     /// JSON names of other ways to authenticate that are set. Argo CD prefers
     /// `awsAuthConfig`, client-go prefers client certificates.
     pub fn other_auth(&self) -> Vec<&'static str> {
@@ -225,6 +235,7 @@ pub(super) fn parse(
             provider,
             audience,
             credential,
+            insecure: config.insecure(),
             other_auth: config.other_auth(),
             exec: config.exec().cloned(),
             is_guide_form: !opted_in,

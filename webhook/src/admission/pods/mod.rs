@@ -1,0 +1,309 @@
+//! What an Argo CD pod gets: a borrowed view of the pod flows in, a verdict
+//! with a minimal patch flows out. Pure.
+//!
+//! A pod is never denied. What cannot be injected is left out with a warning,
+//! and what the pod already has for the same purpose is used as it is, which
+//! also makes the decision about a patched pod an empty patch.
+
+mod container;
+mod view;
+
+use serde_json::{Value, json};
+use shared::{
+    annotations::{Component, ExecAuth, INJECTED, Inject, PodOptions},
+    errors::{Code, Named},
+    layout::{
+        CONTRACT_VERSION, CSI_DRIVER, SPIFFE_CSI_DRIVER, SPIFFE_VOLUME_NAME, VOLUME_NAME,
+    },
+};
+
+pub use self::view::PodView;
+use self::{
+    container::{Additions, Wishes},
+    view::{Container, PodSpec},
+};
+use super::{
+    Skip, Verdict,
+    patch::{Patch, Slot},
+};
+
+/// What selected the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// The label of its namespace, which says `enabled`.
+    Namespace,
+    /// An annotation of its own.
+    Annotation,
+}
+
+/// What the installation has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PodConfig {
+    /// The nodes have the SPIFFE CSI driver.
+    pub spiffe_csi_driver: bool,
+}
+
+/// Decides what a new pod gets.
+pub fn decide(pod: &PodView<'_>, entry: Entry, config: &PodConfig) -> Verdict {
+    let (options, mut warnings) = PodOptions::parse(|name| pod.annotation(name));
+    match (options.inject, entry) {
+        (Some(Inject::Disabled), _) => return Verdict::skip(Skip::OptedOut, warnings),
+        (None, Entry::Annotation) => return Verdict::skip(Skip::NotOptedIn, warnings),
+        (Some(Inject::Enabled), _) | (None, Entry::Namespace) => {}
+    }
+    let Some(component) = options.component.or_else(|| component_of(pod)) else {
+        if options.inject.is_some() {
+            warnings.push(unknown_component());
+        }
+        return Verdict::skip(Skip::NotArgoCd, warnings);
+    };
+    let Some(spec) = &pod.spec else {
+        return Verdict::skip(Skip::NoContainer, warnings);
+    };
+    if spec.host_network == Some(true) {
+        let detail = "spec.hostNetwork: nothing was injected";
+        warnings.push(Named::new(Code::HostNetwork, detail));
+        return Verdict::skip(Skip::HostNetwork, warnings);
+    }
+    let targets = targets(spec, component, &options, &mut warnings);
+    if targets.is_empty() {
+        return Verdict::skip(Skip::NoContainer, warnings);
+    }
+
+    let volumes = Volumes::plan(spec, component, &options, config, &mut warnings);
+    let wishes = Wishes {
+        component,
+        exec_auth: options.exec_auth == ExecAuth::Csi,
+        spiffe_socket_path: options.spiffe_socket_path,
+        spec,
+        credentials: volumes.credentials.as_ref(),
+        spiffe: volumes.spiffe.as_ref(),
+    };
+    let additions: Vec<_> = targets
+        .iter()
+        .map(|target| container::plan(target.container, &wishes, &mut warnings))
+        .collect();
+
+    let mut patch = Patch::new();
+    label(pod, &mut patch);
+    volumes.write(spec, &additions, &mut patch);
+    for (target, additions) in targets.iter().zip(additions) {
+        additions.write(target.container, &target.slot(), &mut patch);
+    }
+    Verdict::patch(patch, warnings)
+}
+
+fn component_of(pod: &PodView<'_>) -> Option<Component> {
+    Component::from_app_name(pod.labels()?.app_name.as_deref()?)
+}
+
+fn unknown_component() -> Named {
+    Named::new(
+        Code::InvalidAnnotation,
+        "workload-identity.dev/inject: the pod is no repo-server, server or \
+         application-controller by app.kubernetes.io/name or workload-identity.dev/component",
+    )
+}
+
+/// A container that is to be injected.
+struct Target<'p, 'a> {
+    list: &'static str,
+    index: usize,
+    container: &'p Container<'a>,
+}
+
+impl Target<'_, '_> {
+    fn slot(&self) -> Slot {
+        Slot::root()
+            .member("spec", true)
+            .member(self.list, true)
+            .element(self.index)
+    }
+}
+
+/// The main container and those that the annotation names, in the order in
+/// which the pod has them, without the excluded ones.
+fn targets<'p, 'a>(
+    spec: &'p PodSpec<'a>,
+    component: Component,
+    options: &PodOptions<'_>,
+    warnings: &mut Vec<Named>,
+) -> Vec<Target<'p, 'a>> {
+    let main = main_container(spec.containers(), component);
+    let init = spec.init_containers().iter().enumerate();
+    let regular = spec.containers().iter().enumerate();
+    let all = init
+        .map(|(index, container)| ("initContainers", index, container, false))
+        .chain(regular.map(|(index, container)| {
+            ("containers", index, container, main == Some(index))
+        }));
+    let targets = all
+        .filter(|(_, _, container, is_main)| {
+            let name = &*container.name;
+            (*is_main || options.containers.contains(&name))
+                && !options.exclude_containers.contains(&name)
+        })
+        .map(|(list, index, container, _)| Target {
+            list,
+            index,
+            container,
+        })
+        .collect();
+
+    let known = |name: &str| {
+        let mut containers = spec.containers().iter().chain(spec.init_containers());
+        containers.any(|container| &*container.name == name)
+    };
+    let named = options.containers.iter().chain(&options.exclude_containers);
+    for name in named.filter(|name| !known(name)) {
+        let shown: String = name.chars().take(63).collect();
+        let detail = format!("no container `{}`", shown.escape_debug());
+        warnings.push(Named::new(Code::UnknownContainer, detail));
+    }
+    targets
+}
+
+/// The container that runs the component: by the name that stock Argo CD and
+/// the operator use, by the Helm chart's, else the first that is no plugin.
+fn main_container(containers: &[Container<'_>], component: Component) -> Option<usize> {
+    let stock = format!("argocd-{}", component.as_str());
+    let by_name = |name: &str| containers.iter().position(|c| &*c.name == name);
+    by_name(&stock)
+        .or_else(|| by_name(component.as_str()))
+        .or_else(|| containers.iter().position(|c| !c.is_plugin()))
+}
+
+/// A volume that containers can mount.
+#[derive(Debug, PartialEq, Eq)]
+enum PlannedVolume<'p> {
+    /// The pod has one of the same driver.
+    Existing(&'p str),
+    /// It is added if a container mounts it.
+    New(&'static str),
+}
+
+impl PlannedVolume<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Existing(name) => name,
+            Self::New(name) => name,
+        }
+    }
+}
+
+/// The pod's volumes for credentials and the Workload API, where it gets them.
+struct Volumes<'p> {
+    credentials: Option<PlannedVolume<'p>>,
+    spiffe: Option<PlannedVolume<'p>>,
+}
+
+impl<'p> Volumes<'p> {
+    fn plan(
+        spec: &'p PodSpec<'_>,
+        component: Component,
+        options: &PodOptions<'_>,
+        config: &PodConfig,
+        warnings: &mut Vec<Named>,
+    ) -> Self {
+        if options.exec_auth == ExecAuth::InitContainer {
+            warnings.push(Named::new(
+                Code::NotAvailable,
+                "workload-identity.dev/exec-auth: init-container; csi is the alternative",
+            ));
+        }
+        let credentials = options.credentials.then(|| {
+            if matches!(spec.service_account_name.as_deref(), None | Some("" | "default")) {
+                warnings.push(Named::new(
+                    Code::DefaultServiceAccount,
+                    "spec.serviceAccountName",
+                ));
+            }
+            volume(spec, VOLUME_NAME, CSI_DRIVER)
+        });
+        let spiffe = wants_spiffe(component, options, config, warnings)
+            .then(|| volume(spec, SPIFFE_VOLUME_NAME, SPIFFE_CSI_DRIVER));
+        let mut keep = |planned: Option<Result<_, _>>| match planned? {
+            Ok(volume) => Some(volume),
+            Err(conflict) => {
+                warnings.push(conflict);
+                None
+            }
+        };
+        Self {
+            credentials: keep(credentials),
+            spiffe: keep(spiffe),
+        }
+    }
+
+    /// Adds the volumes that are new and that one of `additions` mounts.
+    fn write(&self, spec: &PodSpec<'_>, additions: &[Additions], patch: &mut Patch) {
+        let new = |planned: &Option<PlannedVolume<'_>>, driver| match planned {
+            Some(PlannedVolume::New(name)) if additions.iter().any(|a| a.mounts(name)) => {
+                Some(csi_volume(name, driver))
+            }
+            _ => None,
+        };
+        let volumes = [
+            new(&self.credentials, CSI_DRIVER),
+            new(&self.spiffe, SPIFFE_CSI_DRIVER),
+        ];
+        let slot = Slot::root()
+            .member("spec", true)
+            .member("volumes", spec.volumes.is_some());
+        patch.append(&slot, volumes.into_iter().flatten().collect());
+    }
+}
+
+/// Controller and server get the Workload API where the installation has it,
+/// the repo-server on request.
+fn wants_spiffe(
+    component: Component,
+    options: &PodOptions<'_>,
+    config: &PodConfig,
+    warnings: &mut Vec<Named>,
+) -> bool {
+    let by_default = component != Component::RepoServer;
+    let wanted = options.spiffe_csi.unwrap_or(by_default);
+    if wanted && !config.spiffe_csi_driver && options.spiffe_csi.is_some() {
+        warnings.push(Named::new(
+            Code::NotAvailable,
+            "workload-identity.dev/spiffe-csi: the control plane runs without --spiffe-csi-driver",
+        ));
+    }
+    wanted && config.spiffe_csi_driver
+}
+
+/// Finds the pod's volume of this driver, or plans one with this name.
+fn volume<'p>(
+    spec: &'p PodSpec<'_>,
+    name: &'static str,
+    driver: &str,
+) -> Result<PlannedVolume<'p>, Named> {
+    let named = spec.volumes().iter().find(|v| &*v.name == name);
+    let of_driver = || spec.volumes().iter().find(|v| v.is_of_driver(driver));
+    match named.filter(|v| v.is_of_driver(driver)).or_else(of_driver) {
+        Some(volume) => Ok(PlannedVolume::Existing(&volume.name)),
+        None if named.is_some() => Err(Named::new(
+            Code::VolumeConflict,
+            format!("volume `{name}` is not of the CSI driver {driver}; left out"),
+        )),
+        None => Ok(PlannedVolume::New(name)),
+    }
+}
+
+fn csi_volume(name: &str, driver: &str) -> Value {
+    json!({"name": name, "csi": {"driver": driver, "readOnly": true}})
+}
+
+fn label(pod: &PodView<'_>, patch: &mut Patch) {
+    let injected = pod.labels().and_then(|labels| labels.injected.as_deref());
+    if injected != Some(CONTRACT_VERSION) {
+        let slot = Slot::root()
+            .member("metadata", pod.metadata.is_some())
+            .member("labels", pod.labels().is_some());
+        patch.set(&slot, [(INJECTED, json!(CONTRACT_VERSION))]);
+    }
+}
+
+#[cfg(test)]
+mod tests;

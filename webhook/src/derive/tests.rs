@@ -1,0 +1,203 @@
+//! The guides' Secrets, who they become, and every reason to refuse.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+
+use super::*;
+
+fn derivation() -> Derivation {
+    Derivation {
+        trust_domain: "example.org".into(),
+        allowed_hosts: AllowList::parse("spoke.example.org:6443,lab.example.org;insecure").unwrap(),
+        registry_consumers: vec!["argocd-repo-server".into()],
+        cluster_consumers: vec![
+            "argocd-application-controller".into(),
+            "argocd-server".into(),
+        ],
+    }
+}
+
+fn secret(label: &str, pairs: &[(&str, &str)]) -> Secret {
+    let mut secret = Secret::default();
+    secret.metadata.namespace = Some("argocd".into());
+    secret.metadata.name = Some("example".into());
+    secret.metadata.labels = Some(BTreeMap::from([(
+        secrets::SECRET_TYPE.into(),
+        label.into(),
+    )]));
+    let data = pairs
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), ByteString(v.as_bytes().to_vec())));
+    secret.data = Some(data.collect());
+    secret
+}
+
+fn derive(label: &str, pairs: &[(&str, &str)]) -> Result<CredentialBindingSpec, Vec<Named>> {
+    let parsed = read(&secret(label, pairs))?.expect("workload identity");
+    derivation().binding("argocd", "Secret argocd/example", &parsed)
+}
+
+fn codes(label: &str, pairs: &[(&str, &str)]) -> Vec<Code> {
+    derive(label, pairs)
+        .unwrap_err()
+        .iter()
+        .map(|error| error.code)
+        .collect()
+}
+
+const QUAY: [(&str, &str); 5] = [
+    ("type", "helm"),
+    ("url", "oci://quay.example.org/myorg/charts"),
+    ("workloadIdentityProvider", "spiffe"),
+    (
+        "workloadIdentityRegistryAuthURL",
+        "https://quay.example.org/oauth2/federation/robot/token",
+    ),
+    ("workloadIdentityRegistryUsername", "myorg+argocd"),
+];
+const SPOKE: [(&str, &str); 4] = [
+    ("server", "https://spoke.example.org:6443"),
+    ("config", "{}"),
+    ("useWorkloadIdentity", "true"),
+    ("workloadIdentityAudience", "spoke"),
+];
+
+fn with<'a>(base: &[(&'a str, &'a str)], key: &'a str, value: &'a str) -> Vec<(&'a str, &'a str)> {
+    let mut pairs = base.to_vec();
+    pairs.retain(|(name, _)| *name != key);
+    pairs.push((key, value));
+    pairs
+}
+
+#[test]
+fn quay_without_a_project_is_shared_through_the_docker_config() {
+    let spec = derive("repository", &QUAY).unwrap();
+    assert_eq!(
+        spec.identity.spiffe_id,
+        "spiffe://example.org/ns/argocd/sa/argocd-global"
+    );
+    assert_eq!(spec.identity.audience, "quay.example.org");
+    assert_eq!(
+        (spec.exchange.kind, spec.delivery),
+        (ExchangeKind::Quay, Delivery::DockerConfig)
+    );
+    assert_eq!(spec.target.address, "quay.example.org/myorg/charts");
+    assert_eq!(spec.consumers, ["argocd-repo-server"]);
+}
+
+#[test]
+fn a_project_has_its_own_identity_and_never_the_shared_file() {
+    let spec = derive("repository", &with(&QUAY, "project", "production")).unwrap();
+    assert!(
+        spec.identity
+            .spiffe_id
+            .ends_with("/sa/argocd-project-production")
+    );
+    assert_eq!(spec.delivery, Delivery::Proxy);
+    let mut forced = with(&QUAY, "project", "production");
+    forced.push(("workloadIdentityDelivery", "docker-config"));
+    assert_eq!(codes("repository", &forced), [Code::DeliveryRefused]);
+}
+
+#[test]
+fn a_cluster_never_shares_its_subject_with_a_registry() {
+    let spec = derive("cluster", &SPOKE).unwrap();
+    assert!(
+        spec.identity
+            .spiffe_id
+            .ends_with("/sa/argocd-application-controller")
+    );
+    assert_eq!(
+        (spec.exchange.kind, spec.delivery),
+        (ExchangeKind::None, Delivery::Exec)
+    );
+    let cluster = derive("cluster", &with(&SPOKE, "project", "a")).unwrap();
+    let registry = derive("repository", &with(&QUAY, "project", "a-cluster")).unwrap();
+    assert_ne!(cluster.identity.spiffe_id, registry.identity.spiffe_id);
+}
+
+#[test]
+fn tokens_go_to_known_hosts_only() {
+    let key = "workloadIdentityRegistryAuthURL";
+    for url in [
+        "https://evil.example.org/oauth2/federation/robot/token",
+        "https://quay.example.org:8443/oauth2/federation/robot/token",
+        "https://quay.example.org.evil.org/oauth2/federation/robot/token",
+    ] {
+        assert_eq!(
+            codes("repository", &with(&QUAY, key, url)),
+            [Code::HostNotAllowed],
+            "{url}"
+        );
+    }
+    for server in ["https://spoke.example.org", "https://10.0.0.1:6443"] {
+        assert_eq!(
+            codes("cluster", &with(&SPOKE, "server", server)),
+            [Code::HostNotAllowed]
+        );
+    }
+}
+
+#[test]
+fn an_unverified_cluster_needs_the_administrators_word() {
+    let insecure = r#"{"tlsClientConfig":{"insecure":true}}"#;
+    assert_eq!(
+        codes("cluster", &with(&SPOKE, "config", insecure)),
+        [Code::InsecureTransport]
+    );
+    let lab = with(&SPOKE, "server", "https://lab.example.org:6443");
+    assert!(derive("cluster", &with(&lab, "config", insecure)).is_ok());
+}
+
+#[test]
+fn what_an_exchange_needs_is_asked_for_by_name() {
+    assert_eq!(codes("repository", &QUAY[..4]), [Code::UsernameMissing]);
+    let colon = with(&QUAY, "workloadIdentityRegistryUsername", "a:b");
+    assert_eq!(codes("repository", &colon), [Code::InvalidSecret]);
+    assert_eq!(codes("repository", &QUAY[..3]), [Code::AudienceMissing]);
+    let oidc = with(&QUAY[..3], "workloadIdentityProvider", "oidc");
+    assert_eq!(
+        codes("repository", &oidc),
+        [Code::ExchangeUnspecified, Code::AudienceMissing]
+    );
+}
+
+#[test]
+fn aws_knows_its_own_token_services() {
+    let aws = [
+        ("type", "helm"),
+        (
+            "url",
+            "oci://123456789012.dkr.ecr.us-west-2.amazonaws.com/charts",
+        ),
+        ("workloadIdentityProvider", "aws"),
+    ];
+    let spec = derive("repository", &aws).unwrap();
+    assert_eq!(spec.exchange.kind, ExchangeKind::Ecr);
+    assert_eq!(spec.identity.audience, "sts.amazonaws.com");
+    let key = "workloadIdentityTokenURL";
+    for url in [
+        "https://sts.us-gov-west-1.amazonaws.com",
+        "https://sts.cn-north-1.amazonaws.com.cn",
+    ] {
+        assert!(derive("repository", &with(&aws, key, url)).is_ok(), "{url}");
+    }
+    for url in [
+        "https://sts.evil.org",
+        "https://sts.a.b.amazonaws.com",
+        "https://sts..amazonaws.com",
+    ] {
+        assert_eq!(
+            codes("repository", &with(&aws, key, url)),
+            [Code::HostNotAllowed],
+            "{url}"
+        );
+    }
+}
+
+#[test]
+fn other_secrets_are_not_read() {
+    assert!(read(&secret("other", &QUAY)).unwrap().is_none());
+    assert!(read(&Secret::default()).unwrap().is_none());
+}
