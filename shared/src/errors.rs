@@ -318,6 +318,23 @@ mod tests {
         }
     }
 
+    /// `UPDATE_DOCS=1 cargo test -p shared` writes the page anew.
+    #[test]
+    fn the_page_has_every_code() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md");
+        let mut page = "# Errors\n\nThe same code appears in admission responses, events, conditions, metrics and \
+            logs.\nThis page is made from `shared/src/errors.rs`.\n\n| code | cause | what to do |\n|---|---|---|\n"
+            .to_owned();
+        for code in Code::ALL {
+            page += &format!("| `{code}` | {} | {} |\n", code.cause(), code.remedy());
+        }
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(written == page, "docs/errors.md is stale: run UPDATE_DOCS=1 cargo test -p shared");
+    }
+
     #[test]
     fn display_gives_code_cause_detail_and_remedy() {
         let error = Named::new(Code::AudienceMissing, "Secret argocd/spoke");
