@@ -332,7 +332,10 @@ mod tests {
             std::fs::write(path, &page).unwrap();
         }
         let written = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(written == page, "docs/errors.md is stale: run UPDATE_DOCS=1 cargo test -p shared");
+        assert!(
+            written == page,
+            "docs/errors.md is stale: run UPDATE_DOCS=1 cargo test -p shared"
+        );
     }
 
     #[test]
