@@ -1,1 +1,30 @@
-//! Under construction.
+//! The harness: real components as values that stop when dropped.
+//!
+//! ```text
+//!   peers, packages, binaries   what has to be built or installed, once
+//!   sandbox                     private namespaces: nothing outlives a run
+//!   control_plane, node         a cluster without containers
+//!   quay, registry, chart       a private registry with robot federation
+//!   installation                the project itself
+//!   argocd, sandboxed_container stock Argo CD in the pods' environment
+//! ```
+
+pub mod admission;
+pub mod argocd;
+pub mod binaries;
+pub mod bindings;
+pub mod chart;
+pub mod control_plane;
+pub mod installation;
+pub mod node;
+pub mod packages;
+pub mod peers;
+pub mod ports;
+pub mod process;
+pub mod progress;
+pub mod quay;
+pub mod redis;
+pub mod registry;
+pub mod sandbox;
+pub mod sandboxed_container;
+pub mod scene;

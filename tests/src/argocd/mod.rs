@@ -1,0 +1,428 @@
+//! Stock Argo CD: its own install.yaml, unchanged, and its processes started from the pods that it made.
+//!
+//! ```text
+//!   install.yaml ─▶ API server ─▶ Deployments, StatefulSet ─▶ Pods (after admission, bound by the node)
+//!                                                               │ env, mounts
+//!   Redis ◀── repo-server, application-controller, server ◀─────┘ sandboxed containers on loopback
+//! ```
+//!
+//! Flows in: a namespace, a node, the peers. Flows out: running components, Applications and what became
+//! of them, Argo CD's API. Only these three components run; the pods of the others exist all the same.
+
+mod api;
+mod applications;
+mod rollout;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+
+pub use api::ArgoCdApi;
+pub use applications::{Applications, Report};
+
+use crate::control_plane::{ControlPlane, apply};
+use crate::node::Node;
+use crate::peers::Peers;
+use crate::ports;
+use crate::redis::Redis;
+use crate::sandboxed_container::{self, Image, SandboxedContainer};
+
+/// Until a pod of Argo CD runs, on a busy machine.
+const POD: Duration = Duration::from_secs(60);
+/// Until a process of Argo CD answers.
+const READY: Duration = Duration::from_secs(60);
+/// The user of Argo CD's image.
+const USER: i64 = 999;
+
+/// The processes that are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Component {
+    /// Fetches charts and repositories.
+    RepoServer,
+    /// Compares and syncs.
+    ApplicationController,
+    /// The API.
+    Server,
+}
+
+impl Component {
+    /// All of them, in the order of their need of each other.
+    pub const ALL: [Self; 3] = [Self::RepoServer, Self::ApplicationController, Self::Server];
+
+    /// The workload's, the container's and the program's name, and its pods' `app.kubernetes.io/name`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RepoServer => "argocd-repo-server",
+            Self::ApplicationController => "argocd-application-controller",
+            Self::Server => "argocd-server",
+        }
+    }
+}
+
+/// What [`ArgoCd::start`] needs.
+pub struct Options<'a> {
+    /// The binaries and Argo CD's manifests.
+    pub peers: &'a Peers,
+    /// The cluster to install into.
+    pub control_plane: &'a ControlPlane,
+    /// The node that its pods run on.
+    pub node: Arc<Node>,
+    /// An existing namespace. install.yaml's cluster role bindings are for `argocd`.
+    pub namespace: &'a str,
+    /// A folder for volumes and logs.
+    pub folder: &'a Path,
+    /// For argocd-tls-certs-cm: PEM certificates to trust, by host name without port.
+    pub trusted: BTreeMap<String, String>,
+    /// Names that resolve to loopback for its processes, such as a registry's.
+    pub hosts: Vec<String>,
+}
+
+/// A running Argo CD. Its processes stop when this is dropped; its objects stay.
+pub struct ArgoCd {
+    running: HashMap<Component, Running>,
+    settings: Settings,
+    redis: Redis,
+}
+
+struct Running {
+    pod: Pod,
+    container: SandboxedContainer,
+}
+
+/// All that is needed to start a component again.
+struct Settings {
+    client: Client,
+    node: Arc<Node>,
+    namespace: String,
+    folder: PathBuf,
+    image: Image,
+    hosts: Vec<String>,
+    api_server_port: u16,
+    ports: HashMap<Component, Ports>,
+    http: reqwest::Client,
+}
+
+/// A component keeps its ports when it is started again, so that the others find it.
+#[derive(Clone, Copy)]
+struct Ports {
+    /// Its service; the controller has none.
+    service: u16,
+    metrics: u16,
+}
+
+impl ArgoCd {
+    /// Applies install.yaml, starts Redis and then every component from its pod; all answer when this
+    /// returns.
+    ///
+    /// # Errors
+    /// Names the object that was refused, the pod that does not run, or the process that is not ready.
+    pub async fn start(options: Options<'_>) -> Result<Self> {
+        let client = options.control_plane.client()?;
+        let password = random()?;
+        let redis = Redis::start(&create(options.folder.join("redis"))?, &password).await?;
+        install(&client, &options, &password).await?;
+
+        let mut ports = HashMap::new();
+        for component in Component::ALL {
+            let own = Ports {
+                service: ports::free()?,
+                metrics: ports::free()?,
+            };
+            ports.insert(component, own);
+        }
+        let settings = Settings {
+            client,
+            node: options.node,
+            namespace: options.namespace.to_owned(),
+            folder: create(options.folder.join("pods"))?,
+            image: image(options.peers, options.folder)?,
+            hosts: hosts(options.hosts),
+            api_server_port: options.control_plane.port(),
+            ports,
+            http: reqwest::Client::builder()
+                .no_proxy()
+                .build()
+                .context("make an HTTP client")?,
+        };
+        let started = Component::ALL.map(|component| settings.start(component, redis.address()));
+        let running = try_join_all(started).await?;
+        Ok(Self {
+            running: Component::ALL.into_iter().zip(running).collect(),
+            settings,
+            redis,
+        })
+    }
+
+    /// The pod that a component runs from, as it was when it started.
+    #[must_use]
+    pub fn pod(&self, component: Component) -> Option<&Pod> {
+        self.running.get(&component).map(|running| &running.pod)
+    }
+
+    /// A component's log file.
+    #[must_use]
+    pub fn log(&self, component: Component) -> Option<&Path> {
+        self.running
+            .get(&component)
+            .map(|running| running.container.log())
+    }
+
+    /// Ends a component and starts it from a new pod: the one of a rollout that is under way, else one that
+    /// its controller makes for the pod that is deleted here.
+    ///
+    /// # Errors
+    /// As [`ArgoCd::start`]; the component is then not running.
+    pub async fn restart(&mut self, component: Component) -> Result<()> {
+        if let Some(before) = self.running.remove(&component) {
+            drop(before.container);
+            let settings = &self.settings;
+            rollout::complete(&settings.client, &settings.namespace, component).await?;
+            settings.node.delete_pod(&before.pod, POD).await?;
+        }
+        let running = self.settings.start(component, self.redis.address()).await?;
+        self.running.insert(component, running);
+        Ok(())
+    }
+
+    /// Makes sure that no component has ended.
+    ///
+    /// # Errors
+    /// Names the one that has, with the end of its log.
+    pub fn ensure_running(&mut self) -> Result<()> {
+        self.running
+            .values_mut()
+            .try_for_each(|running| running.container.process().ensure_running())
+    }
+
+    /// The Applications of the installation's namespace.
+    #[must_use]
+    pub fn applications(&self) -> Applications {
+        Applications::new(
+            self.settings.client.clone(),
+            self.settings.namespace.clone(),
+        )
+    }
+
+    /// Argo CD's own API, logged in as `admin` with the password that Argo CD made.
+    ///
+    /// # Errors
+    /// When the password is not there or the login is refused.
+    pub async fn api(&self) -> Result<ArgoCdApi> {
+        let secrets: Api<Secret> =
+            Api::namespaced(self.settings.client.clone(), &self.settings.namespace);
+        let secret = secrets
+            .get("argocd-initial-admin-secret")
+            .await
+            .context("read the admin password that Argo CD made")?;
+        let password = secret
+            .data
+            .and_then(|mut data| data.remove("password"))
+            .and_then(|password| String::from_utf8(password.0).ok())
+            .context("argocd-initial-admin-secret has no password")?;
+        let url = format!(
+            "http://127.0.0.1:{}",
+            self.settings.ports(Component::Server)?.service
+        );
+        ArgoCdApi::login(self.settings.http.clone(), url, &password).await
+    }
+}
+
+impl Settings {
+    fn ports(&self, component: Component) -> Result<Ports> {
+        self.ports
+            .get(&component)
+            .copied()
+            .with_context(|| format!("{} has no ports", component.name()))
+    }
+
+    async fn start(&self, component: Component, redis: String) -> Result<Running> {
+        let selector = format!("app.kubernetes.io/name={}", component.name());
+        rollout::complete(&self.client, &self.namespace, component).await?;
+        let pod = self
+            .node
+            .running_pod(&self.namespace, &selector, POD)
+            .await?;
+        let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
+        let mut container = SandboxedContainer::start(sandboxed_container::Options {
+            node: &self.node,
+            pod: &pod,
+            container: component.name(),
+            folder: &self.folder,
+            image: &self.image,
+            api_server_port: self.api_server_port,
+            hosts: &hosts,
+            extra_args: &self.arguments(component, redis)?,
+        })
+        .await?;
+        let ports = self.ports(component)?;
+        let port = match component {
+            Component::Server => ports.service,
+            Component::RepoServer | Component::ApplicationController => ports.metrics,
+        };
+        let health = format!("http://127.0.0.1:{port}/healthz");
+        let (http, health) = (&self.http, &health);
+        container
+            .process()
+            .ready(READY, || async move {
+                http.get(health).send().await?.error_for_status()?;
+                Ok(())
+            })
+            .await?;
+        Ok(Running { pod, container })
+    }
+
+    /// Only addresses: free ports on loopback instead of a pod's own address and cluster services.
+    fn arguments(&self, component: Component, redis: String) -> Result<Vec<String>> {
+        let own = self.ports(component)?;
+        let repo_server = self.ports(Component::RepoServer)?.service;
+        let loopback = "127.0.0.1".to_owned();
+        let mut arguments = vec![
+            ("--redis", redis),
+            ("--metrics-port", own.metrics.to_string()),
+        ];
+        if component != Component::ApplicationController {
+            arguments.push(("--port", own.service.to_string()));
+            arguments.push(("--address", loopback.clone()));
+            arguments.push(("--metrics-address", loopback));
+        }
+        let mut switches = Vec::new();
+        match component {
+            Component::RepoServer => switches.push("--disable-tls"),
+            Component::ApplicationController | Component::Server => {
+                arguments.push(("--repo-server", format!("127.0.0.1:{repo_server}")));
+                switches.push("--repo-server-plaintext");
+            }
+        }
+        if component == Component::Server {
+            switches.push("--insecure");
+        }
+        Ok(arguments
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .chain(switches.into_iter().map(str::to_owned))
+            .collect())
+    }
+}
+
+/// Applies install.yaml, which has the CRDs, and what an installation brings besides: the Redis password,
+/// which an init container of the Redis pod would make, and trusted certificates.
+async fn install(client: &Client, options: &Options<'_>, password: &str) -> Result<()> {
+    let manifest = options.peers.argocd_module().join("manifests/install.yaml");
+    let manifest =
+        fs::read_to_string(&manifest).with_context(|| format!("read {}", manifest.display()))?;
+    apply(client, options.namespace, &manifest)
+        .await
+        .context("apply Argo CD's install.yaml")?;
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": { "name": "argocd-redis" },
+        "stringData": { "auth": password },
+    });
+    patch::<Secret>(
+        client,
+        options.namespace,
+        "argocd-redis",
+        &Patch::Apply(secret),
+    )
+    .await?;
+    let certificates = json!({ "data": options.trusted });
+    patch::<ConfigMap>(
+        client,
+        options.namespace,
+        "argocd-tls-certs-cm",
+        &Patch::Merge(certificates),
+    )
+    .await
+}
+
+async fn patch<K>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    patch: &Patch<serde_json::Value>,
+) -> Result<()>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let how = match patch {
+        Patch::Apply(_) => PatchParams::apply("argocd-workload-identity-tests").force(),
+        _ => PatchParams::default(),
+    };
+    Api::<K>::namespaced(client.clone(), namespace)
+        .patch(name, &how, patch)
+        .await
+        .with_context(|| format!("write {namespace}/{name}"))?;
+    Ok(())
+}
+
+/// Of Argo CD's image: its programs, their names, and the two scripts that it calls for signatures.
+fn image(peers: &Peers, folder: &Path) -> Result<Image> {
+    let mut programs: BTreeMap<String, PathBuf> =
+        [("argocd", peers.argocd()), ("helm", peers.helm())]
+            .map(|(name, path)| (name.to_owned(), path.to_owned()))
+            .into();
+    for script in ["gpg-wrapper.sh", "git-verify-wrapper.sh"] {
+        // Go's module cache keeps no file executable.
+        let (from, to) = (
+            peers.argocd_module().join("hack").join(script),
+            folder.join(script),
+        );
+        fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("make {} executable", to.display()))?;
+        programs.insert(script.to_owned(), to);
+    }
+    let links = Component::ALL
+        .into_iter()
+        .map(|component| (component.name().to_owned(), "argocd".to_owned()));
+    Ok(Image {
+        programs,
+        links: links.collect(),
+        environment: [("USER".to_owned(), "argocd".to_owned())].into(),
+        home: PathBuf::from("/home/argocd"),
+        user: USER,
+    })
+}
+
+/// The services by which Argo CD's components know each other, and what the caller wants.
+fn hosts(wanted: Vec<String>) -> Vec<String> {
+    [
+        "argocd-redis",
+        "argocd-repo-server",
+        "argocd-server",
+        "argocd-dex-server",
+    ]
+    .map(str::to_owned)
+    .into_iter()
+    .chain(wanted)
+    .collect()
+}
+
+fn create(folder: PathBuf) -> Result<PathBuf> {
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
+}
+
+fn random() -> Result<String> {
+    let mut bytes = [0; 24];
+    aws_lc_rs::rand::fill(&mut bytes).context("draw a password")?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}

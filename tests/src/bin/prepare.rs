@@ -1,0 +1,27 @@
+//! Builds every peer that the tests need, or finds it in the cache, and prints where it is.
+//!
+//! `cargo run -p tests --bin prepare` before the first test run moves the long builds out of it.
+
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, Result};
+use harness::packages;
+use harness::peers::Peers;
+
+fn main() -> Result<()> {
+    packages::ensure()?;
+    let peers = Peers::prepare()?;
+    let mut out = io::stdout().lock();
+    for path in [
+        peers.etcd(),
+        peers.kube_apiserver(),
+        peers.kube_controller_manager(),
+        peers.registry(),
+        peers.helm(),
+        peers.argocd(),
+        peers.argocd_module(),
+    ] {
+        writeln!(out, "{}", path.display()).context("print a path")?;
+    }
+    Ok(())
+}

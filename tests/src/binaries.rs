@@ -1,0 +1,81 @@
+//! The project's own programs, built by the Cargo that runs the suite.
+//!
+//! `CARGO_BIN_EXE_*` exists only inside the package that has the binary, so
+//! the harness asks Cargo for them. The nested build shares the target folder,
+//! finds it up to date where `cargo test --workspace` came first, and takes no
+//! lock that its caller still holds.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::progress;
+
+/// Paths of the built programs.
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    folder: PathBuf,
+}
+
+impl Binaries {
+    /// Builds what is not up to date, with Cargo's own progress on standard error.
+    ///
+    /// # Errors
+    /// When Cargo is not there or a program does not compile.
+    pub fn build() -> Result<Self> {
+        let folder = profile_folder()?;
+        progress::step("building the project's programs");
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--workspace", "--bins", "--quiet"]);
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let status = cargo
+            .current_dir(workspace())
+            .stdin(Stdio::null())
+            .status()
+            .context("start cargo")?;
+        ensure!(status.success(), "cargo build ended with {status}");
+        Ok(Self { folder })
+    }
+
+    /// The control plane, `argocd-identity`.
+    #[must_use]
+    pub fn control_plane(&self) -> PathBuf {
+        self.folder.join("argocd-identity")
+    }
+
+    /// The node agent, `argocd-identity-agent`.
+    #[must_use]
+    pub fn agent(&self) -> PathBuf {
+        self.folder.join("argocd-identity-agent")
+    }
+
+    /// The exec plugin, `exec-auth`.
+    #[must_use]
+    pub fn exec_auth(&self) -> PathBuf {
+        self.folder.join("exec-auth")
+    }
+}
+
+/// The project's root folder.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// `target/debug` or `target/release`: where the running program is, or, for
+/// a test, the folder above.
+fn profile_folder() -> Result<PathBuf> {
+    let program = env::current_exe().context("find the running program")?;
+    let mut folder = program
+        .parent()
+        .context("the running program has no folder")?;
+    if folder.ends_with("deps") {
+        folder = folder.parent().context("deps has no parent")?;
+    }
+    Ok(folder.to_owned())
+}

@@ -1,0 +1,102 @@
+//! The Debian packages that the suite runs, installed when this may be done.
+//!
+//! Redis comes as `redis-tools`, not as `redis-server`: that package holds the server's program too
+//! (`redis-server` is only a link to its `redis-check-rdb`, plus a system service). So nothing
+//! on the machine starts a daemon because somebody ran these tests.
+
+use std::env;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::output;
+use crate::progress;
+
+/// Programs looked for on PATH, and the package that has each.
+const NEEDED: &[(&str, &str)] = &[
+    ("bwrap", "bubblewrap"),
+    (REDIS_PROGRAM, "redis-tools"),
+    ("git", "git"),
+    ("gpg", "gpg"),
+    ("setpriv", "util-linux"),
+    ("unshare", "util-linux"),
+];
+
+/// The file behind Debian's `redis-server`; it acts by the name that it is called.
+const REDIS_PROGRAM: &str = "redis-check-rdb";
+
+/// Makes sure that every program that the suite takes from Debian is there, installing as root what is not.
+///
+/// # Errors
+/// One line that names the missing packages, or apt-get's own words when the installation fails.
+pub fn ensure() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !rustix::process::geteuid().is_root() || find("apt-get").is_none() {
+        bail!("missing Debian packages: {names} (install them, or run as root on Debian)");
+    }
+    progress::step(format_args!("installing Debian packages: {names}"));
+    apt(&["update", "-qq"])?;
+    let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    install.extend(&missing);
+    apt(&install)?;
+    match self::missing() {
+        still if still.is_empty() => Ok(()),
+        still => bail!(
+            "installed, but their programs are not on PATH: {}",
+            still.join(" ")
+        ),
+    }
+}
+
+/// A command that starts Debian's Redis server; arguments and address are the caller's.
+#[must_use]
+pub fn redis_server() -> Command {
+    let mut command = Command::new(REDIS_PROGRAM);
+    command.arg0("redis-server");
+    command
+}
+
+fn missing() -> Vec<&'static str> {
+    let mut packages: Vec<&'static str> = NEEDED
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|&(_, package)| package)
+        .collect();
+    packages.dedup();
+    packages
+}
+
+/// Where `program` is on PATH.
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    output(
+        Command::new("apt-get")
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+    .map(drop)
+    .context("install Debian packages")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_programs_on_path_only() {
+        assert!(find("sh").is_some());
+        assert!(find("no-such-program-anywhere").is_none());
+    }
+}

@@ -1,0 +1,326 @@
+//! Child processes that end with the value that owns them, and waiting for what they do.
+//!
+//! Command in; a running [`Process`] out, its output in a log file of the run's folder. A component
+//! that ends early is an error that shows the end of that log, at once and not at a deadline.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Time between two looks at a condition.
+const INTERVAL: Duration = Duration::from_millis(25);
+/// Time that a process has to end after SIGTERM, unless told otherwise.
+const GRACE: Duration = Duration::from_secs(5);
+/// Lines of log that an error shows.
+const LOG_LINES: usize = 25;
+/// Bytes at a log's end that are searched for those lines.
+const LOG_BYTES: u64 = 64 * 1024;
+
+/// A running child process. Dropping it ends the process: SIGTERM, then SIGKILL after the grace.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    grace: Duration,
+}
+
+impl Process {
+    /// Starts `command` with no input and with both outputs appended to `<logs>/<name>.log`.
+    ///
+    /// # Errors
+    /// When the log cannot be opened or the program cannot be started.
+    pub fn start(name: &str, command: &mut Command, logs: &Path) -> Result<Self> {
+        fs::create_dir_all(logs).with_context(|| format!("create {}", logs.display()))?;
+        let log = logs.join(format!("{name}.log"));
+        let output = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("open {}", log.display()))?;
+        let errors = output.try_clone().context("share a log file")?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("start {name} ({})", program(command).display()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log,
+            grace: GRACE,
+        })
+    }
+
+    /// Sets how long the process has to end after SIGTERM; zero means SIGKILL at once, which suits
+    /// a component whose state is thrown away.
+    #[must_use]
+    pub fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// The name that it was started under, as in its log's file name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The process id, in the PID namespace of this program.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where its output goes.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// How it ended, or `None` while it runs.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child
+            .try_wait()
+            .with_context(|| format!("look after {}", self.name))
+    }
+
+    /// Makes sure that it still runs.
+    ///
+    /// # Errors
+    /// When it ended, with how and with its last log lines.
+    pub fn ensure_running(&mut self) -> Result<()> {
+        match self.ended()? {
+            None => Ok(()),
+            Some(status) => bail!(
+                "{} ended early ({status}); the end of {}:\n{}",
+                self.name,
+                self.log.display(),
+                tail(&self.log)
+            ),
+        }
+    }
+
+    /// Waits until `condition` holds, as [`wait_until`] does, but gives up as soon as the process ends.
+    ///
+    /// # Errors
+    /// When the process ends, or at the limit; either error shows the last log lines.
+    pub async fn ready<T, F, Fut>(&mut self, limit: Duration, mut condition: F) -> Result<T>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        let deadline = Instant::now() + limit;
+        loop {
+            self.ensure_running()?;
+            match attempt(deadline, condition()).await {
+                Ok(value) => return Ok(value),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(error.context(format!(
+                        "{} was not ready after {limit:?}; the end of {}:\n{}",
+                        self.name,
+                        self.log.display(),
+                        tail(&self.log)
+                    )));
+                }
+                Err(_) => tokio::time::sleep(INTERVAL).await,
+            }
+        }
+    }
+
+    /// Sends a signal, for example SIGHUP to reload or SIGSTOP to freeze it.
+    ///
+    /// # Errors
+    /// When it ended already.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.ensure_running()?;
+        let pid = pid(&self.child).with_context(|| format!("pid of {}", self.name))?;
+        kill_process(pid, signal).with_context(|| format!("send {signal:?} to {}", self.name))
+    }
+
+    /// Ends it now: SIGTERM, and SIGKILL after the grace. Nothing happens when it ended already.
+    ///
+    /// # Errors
+    /// When the kernel refuses the signal or the wait.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let what = || format!("stop {}", self.name);
+        if let Some(status) = self.child.try_wait().with_context(what)? {
+            return Ok(status);
+        }
+        if !self.grace.is_zero()
+            && let Some(pid) = pid(&self.child)
+        {
+            // The child is not reaped yet, so its pid cannot be another process's.
+            kill_process(pid, Signal::TERM).with_context(what)?;
+            let deadline = Instant::now() + self.grace;
+            while Instant::now() < deadline {
+                if let Some(status) = self.child.try_wait().with_context(what)? {
+                    return Ok(status);
+                }
+                std::thread::sleep(INTERVAL);
+            }
+        }
+        self.child.kill().with_context(what)?;
+        self.child.wait().with_context(what)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Nobody to tell: the sandbox's PID namespace ends whatever is left.
+        let _ = self.stop();
+    }
+}
+
+/// Runs a short program to its end and returns its standard output.
+///
+/// # Errors
+/// When it cannot be started or does not end well, with what it wrote to standard error.
+pub fn output(command: &mut Command) -> Result<String> {
+    let name = program(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {}", name.display()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "{} failed ({}):\n{}",
+            name.display(),
+            output.status,
+            last_lines(&said)
+        );
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("output of {}", name.display()))
+}
+
+/// Looks at `condition` again and again until it answers `Ok`, and returns that answer.
+///
+/// `what` completes the sentence "waited for …". One look may not outlast the limit either.
+///
+/// # Errors
+/// At the limit, the condition's last error.
+pub async fn wait_until<T, F, Fut>(what: &str, limit: Duration, mut condition: F) -> Result<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T>>,
+{
+    let deadline = Instant::now() + limit;
+    loop {
+        match attempt(deadline, condition()).await {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(error.context(format!("waited {limit:?} for {what}")));
+            }
+            Err(_) => tokio::time::sleep(INTERVAL).await,
+        }
+    }
+}
+
+async fn attempt<T>(deadline: Instant, look: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout_at(deadline.into(), look)
+        .await
+        .unwrap_or_else(|_elapsed| Err(anyhow!("the last look did not end in time")))
+}
+
+/// The last lines of a log, for an error's text; empty when there is no such file.
+#[must_use]
+pub fn tail(log: &Path) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    last_lines(&read().unwrap_or_default())
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+fn program(command: &Command) -> PathBuf {
+    PathBuf::from(OsString::from(command.get_program()))
+}
+
+fn pid(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[tokio::test]
+    async fn an_early_end_shows_the_log() {
+        let logs = tempfile::tempdir().unwrap();
+        let mut process = Process::start(
+            "brief",
+            &mut shell("echo no such flag; exit 3"),
+            logs.path(),
+        )
+        .unwrap();
+        let error = process
+            .ready(Duration::from_secs(10), || async {
+                Err::<(), _>(anyhow!("not yet"))
+            })
+            .await
+            .unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("ended early"), "{text}");
+        assert!(text.contains("no such flag"), "{text}");
+    }
+
+    #[test]
+    fn a_drop_ends_it() {
+        let logs = tempfile::tempdir().unwrap();
+        let process = Process::start("sleeper", &mut shell("exec sleep 600"), logs.path()).unwrap();
+        let pid = Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
+        drop(process);
+        assert!(rustix::process::test_kill_process(pid).is_err());
+    }
+
+    #[test]
+    fn a_deaf_process_is_killed() {
+        let logs = tempfile::tempdir().unwrap();
+        let mut process = Process::start(
+            "deaf",
+            &mut shell("trap '' TERM; while :; do sleep 1; done"),
+            logs.path(),
+        )
+        .unwrap()
+        .with_grace(Duration::from_millis(50));
+        assert!(!process.stop().unwrap().success());
+    }
+
+    #[tokio::test]
+    async fn the_last_error_is_told_at_the_limit() {
+        let error = wait_until("rain", Duration::from_millis(60), || async {
+            Err::<(), _>(anyhow!("the sky is clear"))
+        })
+        .await
+        .unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("for rain"), "{text}");
+        assert!(text.contains("the sky is clear"), "{text}");
+    }
+}
