@@ -1,10 +1,11 @@
-//! Creates and updates objects and keeps the admission warnings, which typed
-//! clients drop.
+//! Writes objects and keeps the admission warnings, which typed clients drop.
 
 use anyhow::{Context as _, Result};
 use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+const JSON: &str = "application/json";
 
 /// An object as it was stored, and what the API server warned about.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ where
     K: Resource<DynamicType = ()> + Serialize + DeserializeOwned,
 {
     let url = K::url_path(&(), object.namespace().as_deref());
-    send(client, "POST", &url, object).await
+    send(client, "POST", &url, JSON, object).await
 }
 
 /// Replaces `object`, which has to carry its resource version or none.
@@ -40,20 +41,33 @@ where
         client,
         "PUT",
         &format!("{url}/{}", object.name_any()),
+        JSON,
         object,
     )
     .await
 }
 
-async fn send<K>(client: &Client, method: &str, url: &str, object: &K) -> Result<Answer<K>>
+/// Sends `body`, an object or a patch, and returns the object that was made of
+/// it. `url` is the API server's path, with a query if there is one.
+///
+/// # Errors
+/// With the API server's refusal, a [`kube::Error::Api`].
+pub async fn send<B, K>(
+    client: &Client,
+    method: &str,
+    url: &str,
+    content_type: &str,
+    body: &B,
+) -> Result<Answer<K>>
 where
-    K: Serialize + DeserializeOwned,
+    B: Serialize,
+    K: DeserializeOwned,
 {
-    let body = serde_json::to_vec(object).context("write the object")?;
+    let body = serde_json::to_vec(body).context("write the object")?;
     let request = http::Request::builder()
         .method(method)
         .uri(url)
-        .header("content-type", "application/json")
+        .header("content-type", content_type)
         .body(body.into())
         .context("make the request")?;
     let response = client

@@ -3,7 +3,6 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::derive::Derivation;
 use clap::{Args, Parser, Subcommand};
 use shared::allow_list::AllowList;
 use url::Url;
@@ -174,19 +173,6 @@ impl Config {
             |accounts: &[ServiceAccountName]| accounts.iter().map(ToString::to_string).collect();
         Derivation {
             trust_domain: self.trust_domain.to_string(),
-            allowed_hosts: self.allowed_hosts.clone(),
-            registry_consumers: names(&self.registry_consumers),
-            cluster_consumers: names(&self.cluster_consumers),
-        }
-    }
-}
-
-impl Config {
-    /// What the installation adds to a Secret to make a binding of it.
-    pub fn derivation(&self) -> Derivation {
-        let names = |list: &[ServiceAccountName]| list.iter().map(|n| n.0.clone()).collect();
-        Derivation {
-            trust_domain: self.trust_domain.0.clone(),
             allowed_hosts: self.allowed_hosts.clone(),
             registry_consumers: names(&self.registry_consumers),
             cluster_consumers: names(&self.cluster_consumers),
@@ -406,110 +392,4 @@ macro_rules! text {
 text! { Namespace ServiceAccountName TrustDomain IssuerUrl }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(extra: &[&str]) -> Result<Config, ConfigError> {
-        let required = ["argocd-identity", "serve"];
-        let mut flags = vec![
-            "--trust-domain=example.org",
-            "--issuer-url=https://identity.example.org",
-        ];
-        flags.retain(|flag| {
-            let name = flag.split('=').next().unwrap();
-            !extra.iter().any(|given| given.starts_with(name))
-        });
-        let all = required.iter().chain(&flags).chain(extra);
-        let Command::Serve(args) = Cli::try_parse_from(all).unwrap().command;
-        Config::try_from(*args)
-    }
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_flag_has_its_environment_variable() {
-        use clap::CommandFactory;
-        let command = Cli::command();
-        let serve = command.find_subcommand("serve").unwrap();
-        for argument in serve
-            .get_arguments()
-            .filter(|a| a.get_long() != Some("help"))
-        {
-            let long = argument.get_long().unwrap();
-            let name = format!("ARGOCD_IDENTITY_{}", long.to_uppercase().replace('-', "_"));
-            assert_eq!(argument.get_env().unwrap().to_str(), Some(&*name));
-        }
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_manifests() {
-        let config = parse(&[]).unwrap();
-        assert_eq!(config.namespace.as_str(), "argocd-identity");
-        assert_eq!(config.argocd_namespaces[0].as_str(), "argocd");
-        assert_eq!(config.token_lifetime, Duration::from_secs(3600));
-        assert_eq!(config.cluster_consumers.len(), 2);
-        assert_eq!(config.allowed_hosts, AllowList::default());
-        assert!(!config.spiffe_csi_driver);
-        assert_eq!(
-            config.issuer_url.join("/keys"),
-            "https://identity.example.org/keys"
-        );
-    }
-
-    #[test]
-    fn lists_are_read_without_duplicates() {
-        let config = parse(&["--argocd-namespaces=argocd, team-a,argocd"]).unwrap();
-        let names: Vec<_> = config
-            .argocd_namespaces
-            .iter()
-            .map(Namespace::as_str)
-            .collect();
-        assert_eq!(names, ["argocd", "team-a"]);
-    }
-
-    #[test]
-    fn errors_name_the_flag_and_the_fix() {
-        for (flag, fix) in [
-            ("--namespace=", "Use the name of a namespace"),
-            ("--namespace=Argo", "Use the name of a namespace"),
-            ("--argocd-namespaces=a,,b", "Use the name of a namespace"),
-            ("--argocd-namespaces=-a", "Use the name of a namespace"),
-            ("--trust-domain=spiffe://example.org", "without spiffe://"),
-            ("--trust-domain=", "such as example.org"),
-            ("--issuer-url=http://a.example", "Use a URL such as https"),
-            ("--issuer-url=https://a.example/", "Use a URL such as https"),
-            (
-                "--issuer-url=https://u@a.example",
-                "Use a URL such as https",
-            ),
-            (
-                "--issuer-url=https://a.example?x",
-                "Use a URL such as https",
-            ),
-            ("--issuer-url=a", "Use a URL such as https"),
-            ("--token-lifetime=5", "Use 30 to 86400 seconds"),
-            ("--token-lifetime=1h", "Use 30 to 86400 seconds"),
-            ("--allowed-hosts=https://a", "Use host[:port]"),
-            (
-                "--registry-consumers=default",
-                "Use the name of a service account",
-            ),
-            ("--cluster-consumers=", "Use the name of a service account"),
-            (
-                "--agent-service-account=a_b",
-                "Use the name of a service account",
-            ),
-            ("--admission-address=8443", "Use an address and a port"),
-            ("--metrics-address=:8080", "Use an address and a port"),
-        ] {
-            let error = parse(&[flag]).unwrap_err().to_string();
-            let name = flag.split('=').next().unwrap();
-            assert!(error.starts_with(name), "{error}");
-            assert!(error.contains(fix), "{error}");
-        }
-    }
-}
+mod tests;

@@ -11,9 +11,14 @@
 
 pub mod admission;
 pub mod config;
+pub mod controller;
 pub mod derive;
+pub mod issuer;
+pub mod lease;
 pub mod metrics;
 pub mod readiness;
+pub mod report;
 pub mod run;
 pub mod server;
+pub mod source;
 pub mod tls;

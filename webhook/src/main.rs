@@ -13,8 +13,11 @@ async fn main() -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
-    rustls::crypto::aws_lc_rs::default_provider()
+    if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
-        .map_err(|_| anyhow::anyhow!("another crypto provider is installed already"))?;
+        .is_err()
+    {
+        anyhow::bail!("another crypto provider is installed already");
+    }
     run::run(cli).await
 }

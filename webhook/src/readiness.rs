@@ -22,7 +22,10 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use crate::tls::{Certificates, provider};
+use crate::{
+    report::chain,
+    tls::{Certificates, provider},
+};
 
 /// Between two handshakes while they work.
 const CALM: Duration = Duration::from_secs(10);
@@ -116,8 +119,9 @@ pub async fn probe(address: SocketAddr, mut certificates: Certificates, gate: Ga
                 CALM
             }
             Err(error) => {
-                tracing::warn!(error = %error, "no TLS handshake with the own listener");
-                gate.close(error.to_string());
+                let error = chain(&error);
+                tracing::warn!(error, "no TLS handshake with the own listener");
+                gate.close(error);
                 KEEN
             }
         };
@@ -137,10 +141,10 @@ pub enum HandshakeError {
     #[error("the own listener does not answer within {} s", PATIENCE.as_secs())]
     Slow,
     /// The client's side cannot be configured.
-    #[error("TLS cannot be configured: {0}")]
+    #[error("TLS cannot be configured")]
     Configuration(#[source] rustls::Error),
     /// The connection or the handshake failed.
-    #[error("the TLS handshake with the own listener failed: {0}")]
+    #[error("the TLS handshake with the own listener failed")]
     Failed(#[source] io::Error),
 }
 
@@ -167,7 +171,9 @@ pub async fn handshake(
     let connect = async {
         let stream = TcpStream::connect(address).await?;
         let connector = TlsConnector::from(Arc::new(config));
-        connector.connect(ServerName::from(address.ip()), stream).await
+        connector
+            .connect(ServerName::from(address.ip()), stream)
+            .await
     };
     match timeout(PATIENCE, connect).await {
         Err(_elapsed) => Err(HandshakeError::Slow),
@@ -211,8 +217,9 @@ impl ServerCertVerifier for Pinned {
         if !presented.eq(&self.expected.cert) {
             return Err(CertificateError::ApplicationVerificationFailure.into());
         }
-        let (_, leaf) = X509Certificate::from_der(end_entity)
-            .map_err(|_| rustls::Error::from(CertificateError::BadEncoding))?;
+        let Ok((_, leaf)) = X509Certificate::from_der(end_entity) else {
+            return Err(CertificateError::BadEncoding.into());
+        };
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         if now < leaf.validity().not_before.timestamp() {
             return Err(CertificateError::NotValidYet.into());

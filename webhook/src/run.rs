@@ -1,23 +1,44 @@
 //! Starts the parts of the control plane and stops them in order.
+//!
+//! Admission starts first and needs nothing but its certificate. The issuer's
+//! listeners answer once there is a signing key; the controller works while
+//! this process holds the Lease.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use aws_lc_rs::rand;
+use futures::future::try_join;
+use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
+    time::sleep,
 };
 
 use crate::{
     admission::{Rules, pods::PodConfig},
-    config::{Cli, Command, Config},
+    config::{Cli, Command, Config, Namespace},
+    controller::{self, ControllerConfig},
+    issuer::{
+        self,
+        api::IdentityApi,
+        authorize::Policy,
+        documents,
+        keys::{KeySource, Keyring},
+        reviewer::Reviewer,
+    },
     metrics::Metrics,
-    readiness::{self, Readiness},
+    readiness::{self, Gate, Readiness},
+    report::chain,
     server::{self, Drain},
-    tls::Reloader,
+    tls::{Certificates, Reloader},
 };
+
+/// Between two attempts to get the first signing key.
+const KEY_RETRY: Duration = Duration::from_secs(2);
 
 /// Runs what the command line asks for.
 ///
@@ -27,7 +48,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => {
             let config = Config::try_from(*args)?;
-            serve(config, terminated()?).await
+            let client = Client::try_default().await.context(
+                "there is no way to the API server: run in a pod with a service account, or set KUBECONFIG",
+            )?;
+            serve(config, client, terminated()?).await
         }
     }
 }
@@ -36,21 +60,42 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When an address cannot be bound, or a part ends on its own.
-pub async fn serve(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let config = Arc::new(config);
+pub async fn serve(
+    config: Config,
+    client: Client,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let admission = server::bind(config.admission_address).context("--admission-address")?;
+    let identity = server::bind(config.identity_address).context("--identity-address")?;
+    let documents = server::bind(config.issuer_address).context("--issuer-address")?;
+    let observability = server::bind(config.metrics_address).context("--metrics-address")?;
+
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    // Other parts register metrics of their own here.
-
+    let controller_metrics = controller::metrics::Metrics::register(&mut registry);
+    let issuer_metrics = issuer::metrics::Metrics::register(&mut registry);
     let readiness = Readiness::default();
-    let drain = Drain::default();
-    let (stop_servers, stopping) = watch::channel(false);
-    // Servers end when they are told to; the rest is dropped after them.
-    let mut servers = JoinSet::new();
+    let (stop_parts, stopping) = watch::channel(false);
+    // Parts end when they are told to; what serves them is dropped after them.
+    let mut parts = JoinSet::new();
     let mut background = JoinSet::new();
 
+    let routes = server::observability_routes(Arc::new(registry), readiness.clone());
+    background.spawn(async move {
+        let served = server::serve_plain(observability, routes).await;
+        served.context("the listener of --metrics-address failed")
+    });
     let (certificates, reloader) = Reloader::open(config.tls_dir.clone(), metrics.clone()).await;
-    background.spawn(reloader.run());
+    background.spawn(async move {
+        reloader.run().await;
+        Ok(())
+    });
+    let address = admission.local_addr().context("--admission-address")?;
+    let probe = readiness::probe(address, certificates.clone(), readiness.gate("admission"));
+    background.spawn(async move {
+        probe.await;
+        Ok(())
+    });
 
     let rules = Rules {
         pods: PodConfig {
@@ -58,51 +103,136 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()>) -> anyhow::Re
         },
         secrets: config.derivation(),
     };
-    let admission = server::bind(config.admission_address).context("--admission-address")?;
-    let address = admission.local_addr().context("--admission-address")?;
-    tracing::info!(%address, "admission");
-    background.spawn(readiness::probe(
-        address,
-        certificates.clone(),
-        readiness.gate("admission"),
-    ));
-    servers.spawn(server::serve_tls(
+    let serve = server::serve_tls(
         admission,
-        server::admission_routes(rules, metrics.clone()),
+        server::admission_routes(rules, metrics),
         certificates.clone(),
         stopping.clone(),
-        drain,
-    ));
+        Drain::default(),
+    );
+    parts.spawn(async { serve.await.context("the admission listener failed") });
 
-    // Here follow the controller (a background part with a gate) and the
-    // issuer's two listeners: identity API and documents, both through
-    // `server::serve_tls` with `certificates` and `stopping`.
+    let issuer = Issuer {
+        client: client.clone(),
+        config: config.clone(),
+        metrics: issuer_metrics,
+        identity,
+        documents,
+        certificates,
+    };
+    parts.spawn(issuer.serve(readiness.gate("issuer"), stopping.clone()));
 
-    let observability = server::bind(config.metrics_address).context("--metrics-address")?;
-    let routes = server::observability_routes(Arc::new(registry), readiness.clone());
-    background.spawn(async move {
-        if let Err(error) = server::serve_plain(observability, routes).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "probes and metrics");
-        }
+    let controller = ControllerConfig {
+        namespace: config.namespace.to_string(),
+        argocd_namespaces: names(&config.argocd_namespaces),
+        derivation: config.derivation(),
+        instance: instance()?,
+    };
+    let stopped = stopped(stopping);
+    parts.spawn(async {
+        let run = controller::run(client, controller, controller_metrics, stopped);
+        run.await.context("the controller failed")
     });
 
     tokio::select! {
         () = stop => tracing::info!("stopping"),
-        Some(ended) = servers.join_next() => {
-            ended.context("a listener panicked")?.context("a listener failed")?;
-            anyhow::bail!("a listener ended");
+        Some(ended) = parts.join_next() => {
+            ended.context("a part panicked")??;
+            anyhow::bail!("a part ended although nobody asked it to");
         }
         Some(ended) = background.join_next() => {
-            ended.context("a background part panicked")?;
-            anyhow::bail!("a background part ended");
+            ended.context("a part panicked")??;
+            anyhow::bail!("a part ended although nobody asked it to");
         }
     }
     readiness.drain();
-    stop_servers.send_replace(true);
-    while let Some(ended) = servers.join_next().await {
-        ended.context("a listener panicked")?.context("a listener failed")?;
+    stop_parts.send_replace(true);
+    while let Some(ended) = parts.join_next().await {
+        ended.context("a part panicked")??;
     }
     Ok(())
+}
+
+/// Identity API and issuer documents.
+struct Issuer {
+    client: Client,
+    config: Config,
+    metrics: issuer::metrics::Metrics,
+    identity: TcpListener,
+    documents: TcpListener,
+    certificates: Certificates,
+}
+
+impl Issuer {
+    async fn serve(self, gate: Gate, stopping: watch::Receiver<bool>) -> anyhow::Result<()> {
+        let config = self.config;
+        let keys = KeySource::new(self.client.clone(), config.namespace.as_str());
+        let keyring = tokio::select! {
+            keyring = first_key(&keys, &gate) => keyring,
+            () = stopped(stopping.clone()) => return Ok(()),
+        };
+        gate.open();
+        let identity = issuer::api::router(IdentityApi {
+            policy: Policy {
+                namespace: config.namespace.to_string(),
+                agent_service_account: config.agent_service_account.to_string(),
+                argocd_namespaces: names(&config.argocd_namespaces),
+            },
+            reviewer: Reviewer::new(self.client, config.derivation()),
+            keyring: keyring.clone(),
+            issuer: config.issuer_url.clone(),
+            lifetime: config.token_lifetime,
+            metrics: self.metrics,
+        });
+        let documents = documents::router(config.issuer_url, keyring.clone());
+        let serve = |listener, routes| {
+            let (certificates, stopping) = (self.certificates.clone(), stopping.clone());
+            server::serve_tls(listener, routes, certificates, stopping, Drain::default())
+        };
+        let listeners = try_join(
+            serve(self.identity, identity),
+            serve(self.documents, documents),
+        );
+        tokio::select! {
+            served = listeners => served.map(drop).context("a listener of the issuer failed"),
+            () = keys.follow(keyring) => anyhow::bail!("the signing key is no longer followed"),
+        }
+    }
+}
+
+async fn first_key(keys: &KeySource, gate: &Gate) -> Keyring {
+    loop {
+        match keys.load_or_create().await {
+            Ok(key) => return Keyring::new(key),
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "no signing key yet"
+                );
+                gate.close(error.to_string());
+                sleep(KEY_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Completes when the parts have to stop.
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // An error means that the program is going down without a word.
+    let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
+}
+
+fn names(namespaces: &[Namespace]) -> Vec<String> {
+    namespaces.iter().map(ToString::to_string).collect()
+}
+
+/// A name that no other process has: the pod's and a random suffix, because
+/// outside a pod several processes share a host name.
+fn instance() -> anyhow::Result<String> {
+    let mut suffix = [0; 4];
+    rand::fill(&mut suffix).context("no random bytes")?;
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_unset| "argocd-identity".to_owned());
+    Ok(format!("{host}-{:08x}", u32::from_be_bytes(suffix)))
 }
 
 /// Completes at SIGTERM or SIGINT.

@@ -83,7 +83,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Serves `routes` over TLS until `stopping` is true, then drains.
+/// Serves `routes` over TLS until `stopping` is true, then drains. How long a
+/// request may take is up to the routes.
 ///
 /// # Errors
 /// When TLS cannot be configured, or the listener fails.
@@ -103,7 +104,6 @@ pub async fn serve_tls(
         .acceptor(acceptor)
         .handle(handle.clone());
     limit(server.http_builder());
-    let routes = routes.layer(middleware::from_fn(time_out));
     let serve = server.serve(routes.into_make_service());
     tokio::pin!(serve);
     tokio::select! {
@@ -126,7 +126,6 @@ pub async fn serve_tls(
 pub async fn serve_plain(listener: TcpListener, routes: Router) -> io::Result<()> {
     let mut server = axum_server::from_tcp(listener)?;
     limit(server.http_builder());
-    let routes = routes.layer(middleware::from_fn(time_out));
     server.serve(routes.into_make_service()).await
 }
 
@@ -173,6 +172,7 @@ pub fn admission_routes(rules: Rules, metrics: Metrics) -> Router {
     }
     routes
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn(time_out))
         .with_state(admission)
 }
 
@@ -277,6 +277,7 @@ pub fn observability_routes(registry: Arc<Registry>, readiness: Readiness) -> Ro
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .layer(middleware::from_fn(time_out))
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub enum Derived {
     /// The Secret uses it, and there are reasons to refuse.
     Invalid(Owner, Vec<Named>),
     /// The Secret's binding.
-    Valid(Owner, CredentialBindingSpec),
+    Valid(Owner, Box<CredentialBindingSpec>),
 }
 
 /// Reads the Secret `namespace/name`.
@@ -75,7 +75,7 @@ pub fn derive(derivation: &Derivation, secret: &Secret) -> Derived {
         Err(problems) => Err(problems),
     };
     match spec {
-        Ok(spec) => Derived::Valid(owner, spec),
+        Ok(spec) => Derived::Valid(owner, Box::new(spec)),
         Err(problems) => Derived::Invalid(owner, problems),
     }
 }
@@ -168,7 +168,9 @@ pub(crate) mod tests {
     fn a_secret_is_absent_unused_invalid_or_valid() {
         let derivation = derivation();
         let plain = secret("repository", "plain", &[("url", "https://a.example.org/x")]);
-        assert!(matches!(derive(&derivation, &plain), Derived::Unused(owner) if owner.uid == "uid-plain"));
+        assert!(
+            matches!(derive(&derivation, &plain), Derived::Unused(owner) if owner.uid == "uid-plain")
+        );
         let broken = secret("cluster", "broken", &[("useWorkloadIdentity", "true")]);
         match derive(&derivation, &broken) {
             Derived::Invalid(_, problems) => assert!(!problems.is_empty()),
@@ -198,6 +200,12 @@ pub(crate) mod tests {
     fn wiping_leaves_no_value() {
         let mut secret = quay("quay");
         wipe(&mut secret);
-        assert!(secret.data.unwrap().values().all(|value| value.0.is_empty()));
+        assert!(
+            secret
+                .data
+                .unwrap()
+                .values()
+                .all(|value| value.0.is_empty())
+        );
     }
 }

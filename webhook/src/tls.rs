@@ -30,7 +30,7 @@ use tokio::{
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use zeroize::Zeroizing;
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, report::chain};
 
 const CERTIFICATE_FILE: &str = "tls.crt";
 const KEY_FILE: &str = "tls.key";
@@ -199,7 +199,7 @@ impl Reloader {
         watch()
             .inspect_err(|error| {
                 tracing::warn!(
-                    folder = %self.folder.display(), error = error as &dyn std::error::Error,
+                    folder = %self.folder.display(), error = chain(error),
                     "the certificate folder cannot be watched; it is read every minute"
                 );
             })
@@ -223,7 +223,7 @@ impl Reloader {
             Err(error) => {
                 self.metrics.certificate_loaded(None);
                 tracing::error!(
-                    error = &error as &dyn std::error::Error,
+                    error = chain(&error),
                     "serving certificate not loaded; the last good one stays"
                 );
             }
@@ -270,10 +270,11 @@ async fn load(folder: &Path) -> Result<Loaded, TlsError> {
         }
         None => 0,
     };
-    let pair = CertifiedKey::from_der(chain, key, &provider()).map_err(|source| TlsError::Pair {
-        folder: folder.to_owned(),
-        source,
-    })?;
+    let pair =
+        CertifiedKey::from_der(chain, key, &provider()).map_err(|source| TlsError::Pair {
+            folder: folder.to_owned(),
+            source,
+        })?;
     Ok(Loaded { pair, expiry })
 }
 

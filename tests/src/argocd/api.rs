@@ -1,19 +1,18 @@
 //! A small client of Argo CD's own HTTP API, for what its users do in the UI.
 
 use anyhow::{Context, Result, ensure};
-use reqwest::{Client, Method, Url};
+use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 /// A session as `admin`.
 pub struct ArgoCdApi {
     http: Client,
-    url: Url,
+    url: String,
     token: String,
 }
 
 impl ArgoCdApi {
     pub(super) async fn login(http: Client, url: String, password: &str) -> Result<Self> {
-        let url: Url = url.parse().context("address of Argo CD's API")?;
         let mut api = Self {
             http,
             url,
@@ -42,13 +41,9 @@ impl ArgoCdApi {
         query: &[(&str, &str)],
         body: Option<Value>,
     ) -> Result<Value> {
-        let mut url = self.url.clone();
-        url.path_segments_mut()
-            .ok()
-            .context("address of Argo CD's API")?
-            .extend(["api", "v1"])
-            .extend(path);
-        let what = format!("{method} {}", url.path());
+        let path: Vec<String> = path.iter().map(|segment| encoded(segment)).collect();
+        let what = format!("{method} /api/v1/{}", path.join("/"));
+        let url = format!("{}/api/v1/{}", self.url, path.join("/"));
         let mut request = self
             .http
             .request(method, url)
@@ -109,7 +104,8 @@ impl ArgoCdApi {
             Method::POST,
             &["clusters", server, "invalidate-cache"],
             &[],
-            None,
+            // Argo CD takes no POST without a JSON body, though it reads nothing of this one.
+            Some(json!({})),
         )
         .await
     }
@@ -134,5 +130,32 @@ impl ArgoCdApi {
     /// When Argo CD refuses.
     pub async fn repositories(&self) -> Result<Value> {
         self.call(Method::GET, &["repositories"], &[], None).await
+    }
+}
+
+/// A path segment as the UI writes it. A colon, too: Argo CD's gateway takes what follows one for a verb.
+fn encoded(segment: &str) -> String {
+    let mut encoded = String::new();
+    for byte in segment.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_one_segment() {
+        assert_eq!(
+            encoded("https://a.test:1/x"),
+            "https%3A%2F%2Fa.test%3A1%2Fx"
+        );
     }
 }

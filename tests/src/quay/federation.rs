@@ -94,6 +94,7 @@ async fn exchange(state: &State, headers: &HeaderMap) -> Result<String, Refusal>
 
     let mut validation = Validation::new(algorithm);
     validation.leeway = 0;
+    validation.reject_tokens_expiring_in_less_than = 1;
     // Quay up to 3.17 does not look at the audience.
     validation.validate_aud = false;
     let verified = decode::<Verified>(&jwt, &key, &validation).map_err(Refusal::InvalidToken)?;

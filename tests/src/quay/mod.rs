@@ -15,6 +15,8 @@ mod content;
 mod federation;
 mod journal;
 mod robots;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 use std::collections::HashMap;

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!   Pod ─┬ env, envFrom ──▶ environment.rs ─┐
-//!        ├ volumes ───────▶ volumes.rs ─────┼─▶ bwrap … setpriv --reuid=999 … <command> <args>
+//!        ├ volumes ───────▶ volumes.rs ─────┼─▶ unshare --pid, bwrap …, setpriv …, <command> <args>
 //!        └ volumeMounts ──────────────────▶ mounts.rs
 //! ```
 //!
 //! Flows in: a bound Pod as the API server has it, after all admission; what its image has in
 //! /usr/local/bin. Flows out: a running process that sees what a container of that pod would see: its
-//! mounts, a read-only root, its user, its environment. It differs from a container in this: /usr and
-//! /etc are the machine's; the network, the process list and the kernel are the run's; and
-//! [`Options::extra_args`] come after the container's own arguments, because ports have to be free ones.
+//! mounts, a read-only root, its own processes, its user, its environment. It differs from a container in
+//! this: /usr and the trusted roots are the machine's; the network is the run's; and [`Options::extra_args`] come after
+//! the container's own arguments, because ports have to be free ones.
 
 mod environment;
 mod mounts;
@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -99,13 +100,25 @@ impl SandboxedContainer {
         let volumes = volumes::prepare(options, container, &folder, &mut objects).await?;
         let mounts = mounts::of_container(container, &volumes.sources)?;
 
-        let mut command = Command::new(packages::find("bwrap").context("bwrap is not on PATH")?);
+        // bwrap does not pass a signal on and would leave its child behind. In a PID namespace of its own,
+        // nothing of the container outlives `unshare`, also not what it started itself.
+        let mut command =
+            Command::new(packages::find("unshare").context("unshare is not on PATH")?);
+        command
+            .args(["--pid", "--kill-child", "--"])
+            .arg(packages::find("bwrap").context("bwrap is not on PATH")?);
         command.args(mounts::root(options, &folder)?);
         for mount in &mounts {
             command.args(mount.arguments());
         }
         command
-            .args(["--remount-ro", "/", "--unshare-uts", "--hostname"])
+            .args([
+                "--remount-ro",
+                "/",
+                "--unshare-pid",
+                "--unshare-uts",
+                "--hostname",
+            ])
             .arg(options.pod.name_any())
             .arg("--chdir")
             .arg(
@@ -121,7 +134,9 @@ impl SandboxedContainer {
             .args(options.extra_args)
             .env_clear()
             .envs(&environment);
-        let process = Process::start(options.container, &mut command, &folder)?;
+        let process = Process::start(options.container, &mut command, &folder)?
+            // unshare ignores SIGTERM.
+            .with_grace(Duration::ZERO);
         Ok(Self {
             process,
             _tokens: volumes.tokens,
@@ -140,8 +155,8 @@ impl SandboxedContainer {
     }
 }
 
-/// bwrap stays the process's parent and would leave it behind when it is ended: the kernel kills it then.
-fn as_user(user: i64) -> [String; 7] {
+/// The pod's user, without any privilege.
+fn as_user(user: i64) -> [String; 6] {
     [
         "/usr/bin/setpriv".to_owned(),
         format!("--reuid={user}"),
@@ -149,7 +164,6 @@ fn as_user(user: i64) -> [String; 7] {
         "--clear-groups".to_owned(),
         "--inh-caps=-all".to_owned(),
         "--no-new-privs".to_owned(),
-        "--pdeathsig=KILL".to_owned(),
     ]
 }
 

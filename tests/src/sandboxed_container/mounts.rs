@@ -11,6 +11,16 @@ use k8s_openapi::api::core::v1::Container;
 use super::Options;
 use super::volumes::Source;
 
+/// What of /etc the machine's programs need.
+const OF_THE_MACHINE: &[&str] = &[
+    "alternatives",
+    "ca-certificates",
+    "ld.so.cache",
+    "localtime",
+    "pki",
+    "ssl",
+];
+
 /// One volumeMount.
 pub(super) struct Mount {
     source: PathBuf,
@@ -84,8 +94,8 @@ pub(super) fn of_container(
     Ok(mounts)
 }
 
-/// What every container sees below its mounts: the machine's programs, the image's, and files of its own
-/// for names and users. Everything else of its root is an empty tmpfs.
+/// What every container sees below its mounts: the machine's programs and trusted roots, the image's
+/// programs, and files of its own for names and users. Everything else of its root is empty.
 pub(super) fn root(options: &Options<'_>, folder: &Path) -> Result<Vec<OsString>> {
     let image = options.image;
     let mut arguments: Vec<OsString> = Vec::new();
@@ -99,7 +109,12 @@ pub(super) fn root(options: &Options<'_>, folder: &Path) -> Result<Vec<OsString>
             Err(_) => add(&[word("--ro-bind-try"), word(link), word(link)]),
         }
     }
-    add(&[word("--ro-bind"), word("/etc"), word("/etc")]);
+    arguments.extend(public_folder(word("/etc")));
+    let mut add = |words: &[&Path]| arguments.extend(words.iter().map(|word| (*word).into()));
+    for name in OF_THE_MACHINE {
+        let path = word("/etc").join(name);
+        add(&[word("--ro-bind-try"), &path, &path]);
+    }
     for (name, content) in own_files(options) {
         let path = folder.join(name);
         fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
@@ -117,6 +132,12 @@ pub(super) fn root(options: &Options<'_>, folder: &Path) -> Result<Vec<OsString>
         ]);
     }
     add(&[word("--dev"), word("/dev"), word("--proc"), word("/proc")]);
+    add(&[
+        word("--perms"),
+        word("1777"),
+        word("--tmpfs"),
+        word("/dev/shm"),
+    ]);
     for folder in [word("/run"), word("/var"), word("/var/run"), word("/tmp")] {
         arguments.extend(public_folder(folder));
     }
@@ -136,7 +157,8 @@ fn public_folder(folder: &Path) -> [OsString; 4] {
     ]
 }
 
-fn own_files(options: &Options<'_>) -> [(&'static str, String); 3] {
+/// Names come from the hosts file alone: nothing of a test may ask the machine's DNS.
+fn own_files(options: &Options<'_>) -> [(&'static str, String); 4] {
     let (user, home) = (options.image.user, options.image.home.display());
     let mut hosts = "127.0.0.1 localhost\n".to_owned();
     for name in options.hosts {
@@ -144,6 +166,10 @@ fn own_files(options: &Options<'_>) -> [(&'static str, String); 3] {
     }
     [
         ("hosts", hosts),
+        (
+            "nsswitch.conf",
+            "passwd: files\ngroup: files\nhosts: files\n".to_owned(),
+        ),
         (
             "passwd",
             format!("root:x:0:0::/root:/bin/sh\nargocd:x:{user}:{user}::{home}:/bin/sh\n"),

@@ -271,7 +271,10 @@ fn decide_pod(request: &Request<'_>, entry: Entry, config: &PodConfig) -> Verdic
 
 /// The view `T` of an object, or `None` if it does not have that shape.
 pub fn read<'a, T: Deserialize<'a>>(object: Option<&'a serde_json::value::RawValue>) -> Option<T> {
-    serde_json::from_str(object?.get()).ok()
+    let text = object?.get();
+    // serde would also read a list as a struct, field by field.
+    text.starts_with('{')
+        .then(|| serde_json::from_str(text).ok())?
 }
 
 #[cfg(test)]

@@ -271,7 +271,10 @@ mod tests {
     fn nothing_to_write_is_no_operation() {
         let mut patch = Patch::new();
         patch.append(&Slot::root().member("env", false), Vec::new());
-        patch.set(&Slot::root().member("labels", false), [] as [(&str, Value); 0]);
+        patch.set(
+            &Slot::root().member("labels", false),
+            [] as [(&str, Value); 0],
+        );
         assert!(patch.is_empty());
     }
 

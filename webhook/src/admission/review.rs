@@ -308,12 +308,7 @@ fn limit_warnings(warnings: &[Named]) -> Vec<String> {
     let mut left = LONGEST_WARNINGS;
     let mut limited = Vec::with_capacity(warnings.len());
     for warning in warnings {
-        let line: String = warning
-            .to_string()
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        let line = shorten(&line, LONGEST_WARNING).into_owned();
+        let line = one_line(warning);
         let length = line.chars().count();
         if length > left {
             break;
@@ -322,6 +317,20 @@ fn limit_warnings(warnings: &[Named]) -> Vec<String> {
         limited.push(line);
     }
     limited
+}
+
+/// The whole warning, or without its remedy, or cut.
+fn one_line(warning: &Named) -> String {
+    let mut line = warning.to_string();
+    if line.chars().count() > LONGEST_WARNING {
+        let Named { code, detail } = warning;
+        line = format!("{code}: {} ({detail})", code.cause());
+    }
+    let line: String = line
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    shorten(&line, LONGEST_WARNING).into_owned()
 }
 
 /// The text in at most `longest` characters, the last of them `…` if cut.

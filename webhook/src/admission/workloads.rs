@@ -55,7 +55,9 @@ fn decide_as<'a, T: PodOwner<'a>>(request: &Request<'a>) -> Verdict {
         Some((_, Some(inject))) => Some(inject),
         Some((value, None)) => {
             let error = invalid(request, value);
-            let before = old.as_ref().and_then(|old| annotation(old.metadata(), INJECT));
+            let before = old
+                .as_ref()
+                .and_then(|old| annotation(old.metadata(), INJECT));
             return if before == Some(value) {
                 Verdict::skip(Skip::NotOptedIn, vec![error])
             } else {

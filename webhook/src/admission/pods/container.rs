@@ -2,11 +2,10 @@
 
 use serde_json::{Value, json};
 use shared::{
-    annotations::Component,
+    annotations::{Component, SPIFFE_SOCKET_PATH},
     errors::{Code, Named},
     layout::{
-        BIN_DIR, BINARIES_PATH, CREDENTIALS_PATH, CSI_DRIVER, DOCKER_DIR, EXEC_AUTH,
-        SPIFFE_CSI_DRIVER, SPIFFE_PATH, SPIFFE_SOCKET,
+        BIN_DIR, BINARIES_PATH, CREDENTIALS_PATH, DOCKER_DIR, EXEC_AUTH, SPIFFE_PATH, SPIFFE_SOCKET,
     },
 };
 
@@ -25,8 +24,8 @@ pub(super) struct Wishes<'p, 'a> {
     pub(super) exec_auth: bool,
     pub(super) spiffe_socket_path: Option<&'p str>,
     pub(super) spec: &'p PodSpec<'a>,
-    pub(super) credentials: Option<&'p PlannedVolume<'p>>,
-    pub(super) spiffe: Option<&'p PlannedVolume<'p>>,
+    pub(super) credentials: Option<PlannedVolume<'p>>,
+    pub(super) spiffe: Option<PlannedVolume<'p>>,
 }
 
 /// What is added to a container.
@@ -68,9 +67,9 @@ impl Additions {
         patch.append(&mounts, values.collect());
     }
 
-    fn mount(&mut self, volume: &PlannedVolume<'_>, path: &str, sub_path: &str) {
+    fn mount(&mut self, volume: PlannedVolume<'_>, path: &str, sub_path: &str) {
         self.mounts.push(Mount {
-            volume: volume.name().to_owned(),
+            volume: volume.name.to_owned(),
             path: path.to_owned(),
             sub_path: (!sub_path.is_empty()).then(|| sub_path.to_owned()),
         });
@@ -104,13 +103,13 @@ pub(super) fn plan(
 fn credentials(
     container: &Container<'_>,
     wishes: &Wishes<'_, '_>,
-    volume: &PlannedVolume<'_>,
+    volume: PlannedVolume<'_>,
     additions: &mut Additions,
     warnings: &mut Vec<Named>,
 ) -> Result<(), Named> {
     let spec = wishes.spec;
     // Nothing of what follows is of use without the credentials themselves.
-    if room(container, spec, CREDENTIALS_PATH, CSI_DRIVER, "")? == Room::Free {
+    if room(container, spec, volume, CREDENTIALS_PATH, "")? == Room::Free {
         additions.mount(volume, CREDENTIALS_PATH, "");
     }
     match wishes.component {
@@ -139,7 +138,7 @@ fn docker_config(container: &Container<'_>, additions: &mut Additions) -> Result
 fn exec_auth(
     container: &Container<'_>,
     spec: &PodSpec<'_>,
-    volume: &PlannedVolume<'_>,
+    volume: PlannedVolume<'_>,
     additions: &mut Additions,
 ) -> Result<(), Named> {
     let guides = container.mounts().iter().any(|mount| {
@@ -153,7 +152,7 @@ fn exec_auth(
     } else {
         (BINARIES_PATH.to_owned(), BIN_DIR.to_owned())
     };
-    if room(container, spec, &path, CSI_DRIVER, &sub_path)? == Room::Free {
+    if room(container, spec, volume, &path, &sub_path)? == Room::Free {
         additions.mount(volume, &path, &sub_path);
     }
     Ok(())
@@ -164,14 +163,14 @@ fn exec_auth(
 fn workload_api(
     container: &Container<'_>,
     wishes: &Wishes<'_, '_>,
-    volume: &PlannedVolume<'_>,
+    volume: PlannedVolume<'_>,
     additions: &mut Additions,
 ) -> Result<(), Named> {
     let spec = wishes.spec;
     let mounted: Vec<&str> = container
         .mounts()
         .iter()
-        .filter(|mount| is_of_driver(spec, mount, SPIFFE_CSI_DRIVER) && mount.sub_path().is_empty())
+        .filter(|mount| is_of(spec, mount, volume) && mount.sub_path().is_empty())
         .map(VolumeMount::path)
         .collect();
     let is_mounted = |socket: &str| {
@@ -202,9 +201,12 @@ fn workload_api(
     if !is_mounted(&socket) {
         let folder = match socket.rsplit_once('/') {
             Some((folder, _)) if !folder.is_empty() => folder,
-            _ => return Err(mount_conflict(container, "/")),
+            _ => {
+                let detail = format!("{SPIFFE_SOCKET_PATH}: the folder of the socket cannot be /");
+                return Err(Named::new(Code::InvalidAnnotation, detail));
+            }
         };
-        if room(container, spec, folder, SPIFFE_CSI_DRIVER, "")? == Room::Free {
+        if room(container, spec, volume, folder, "")? == Room::Free {
             additions.mount(volume, folder, "");
         }
     }
@@ -223,7 +225,7 @@ enum Room {
     Present,
 }
 
-/// Looks whether `sub_path` of a volume of `driver` can be mounted at `path`.
+/// Looks whether `sub_path` of `volume` can be mounted at `path`.
 ///
 /// Beside another mount at the same path, two things would keep the container
 /// from starting: a mount below ours, and ours below one that is read-only,
@@ -231,32 +233,33 @@ enum Room {
 fn room(
     container: &Container<'_>,
     spec: &PodSpec<'_>,
+    volume: PlannedVolume<'_>,
     path: &str,
-    driver: &str,
     sub_path: &str,
 ) -> Result<Room, Named> {
     let mut above: Option<&VolumeMount<'_>> = None;
-    let mut below = false;
+    let mut below: Option<&VolumeMount<'_>> = None;
     for mount in container.mounts() {
         match relation(mount.path(), path) {
-            Relation::Same if is_of_driver(spec, mount, driver) && mount.sub_path() == sub_path => {
+            Relation::Same if is_of(spec, mount, volume) && mount.sub_path() == sub_path => {
                 return Ok(Room::Present);
             }
-            Relation::Same => return Err(mount_conflict(container, path)),
+            Relation::Same => return Err(mount_conflict(container, mount, path)),
             Relation::Above => {
+                // The deepest one holds the mount point.
                 above = above
                     .into_iter()
                     .chain([mount])
                     .max_by_key(|mount| parts(mount.path()).count());
             }
-            Relation::Below => below = true,
+            Relation::Below => below = Some(mount),
             Relation::Apart => {}
         }
     }
-    if below || above.is_some_and(|mount| !takes_mounts(spec, mount)) {
-        return Err(mount_conflict(container, path));
+    match below.or(above.filter(|mount| !takes_mounts(spec, mount))) {
+        Some(mount) => Err(mount_conflict(container, mount, path)),
+        None => Ok(Room::Free),
     }
-    Ok(Room::Free)
 }
 
 /// Whether a mount point can be made inside this mount.
@@ -268,9 +271,12 @@ fn takes_mounts(spec: &PodSpec<'_>, mount: &VolumeMount<'_>) -> bool {
     !mount.is_read_only() && is_empty_dir(&mount.name)
 }
 
-fn is_of_driver(spec: &PodSpec<'_>, mount: &VolumeMount<'_>, driver: &str) -> bool {
+/// Whether a mount is of this volume, or of another one of its driver. A pod
+/// may also mount a volume of the planned name without having it.
+fn is_of(spec: &PodSpec<'_>, mount: &VolumeMount<'_>, volume: PlannedVolume<'_>) -> bool {
     let mut volumes = spec.volumes().iter();
-    volumes.any(|volume| *volume.name == *mount.name && volume.is_of_driver(driver))
+    &*mount.name == volume.name
+        || volumes.any(|other| *other.name == *mount.name && other.is_of_driver(volume.driver))
 }
 
 /// Where one path is, seen from another.
@@ -323,8 +329,13 @@ fn env_conflict(container: &Container<'_>, name: &str, value: &str) -> Named {
     Named::new(Code::EnvConflict, detail)
 }
 
-fn mount_conflict(container: &Container<'_>, path: &str) -> Named {
-    let detail = format!("{}: {path} is left out", container.name);
+fn mount_conflict(container: &Container<'_>, mount: &VolumeMount<'_>, path: &str) -> Named {
+    let (name, other) = (&container.name, mount.path());
+    let detail = if relation(other, path) == Relation::Same {
+        format!("{name}: {path} is left out")
+    } else {
+        format!("{name}: {path} is left out, {other} is in its way")
+    };
     Named::new(Code::MountConflict, detail)
 }
 

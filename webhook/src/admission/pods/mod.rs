@@ -8,13 +8,11 @@
 mod container;
 mod view;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use shared::{
     annotations::{Component, ExecAuth, INJECTED, Inject, PodOptions},
     errors::{Code, Named},
-    layout::{
-        CONTRACT_VERSION, CSI_DRIVER, SPIFFE_CSI_DRIVER, SPIFFE_VOLUME_NAME, VOLUME_NAME,
-    },
+    layout::{CONTRACT_VERSION, CSI_DRIVER, SPIFFE_CSI_DRIVER, SPIFFE_VOLUME_NAME, VOLUME_NAME},
 };
 
 pub use self::view::PodView;
@@ -76,8 +74,8 @@ pub fn decide(pod: &PodView<'_>, entry: Entry, config: &PodConfig) -> Verdict {
         exec_auth: options.exec_auth == ExecAuth::Csi,
         spiffe_socket_path: options.spiffe_socket_path,
         spec,
-        credentials: volumes.credentials.as_ref(),
-        spiffe: volumes.spiffe.as_ref(),
+        credentials: volumes.credentials,
+        spiffe: volumes.spiffe,
     };
     let additions: Vec<_> = targets
         .iter()
@@ -134,9 +132,9 @@ fn targets<'p, 'a>(
     let regular = spec.containers().iter().enumerate();
     let all = init
         .map(|(index, container)| ("initContainers", index, container, false))
-        .chain(regular.map(|(index, container)| {
-            ("containers", index, container, main == Some(index))
-        }));
+        .chain(
+            regular.map(|(index, container)| ("containers", index, container, main == Some(index))),
+        );
     let targets = all
         .filter(|(_, _, container, is_main)| {
             let name = &*container.name;
@@ -174,21 +172,12 @@ fn main_container(containers: &[Container<'_>], component: Component) -> Option<
 }
 
 /// A volume that containers can mount.
-#[derive(Debug, PartialEq, Eq)]
-enum PlannedVolume<'p> {
-    /// The pod has one of the same driver.
-    Existing(&'p str),
-    /// It is added if a container mounts it.
-    New(&'static str),
-}
-
-impl PlannedVolume<'_> {
-    fn name(&self) -> &str {
-        match self {
-            Self::Existing(name) => name,
-            Self::New(name) => name,
-        }
-    }
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PlannedVolume<'p> {
+    name: &'p str,
+    driver: &'static str,
+    /// The pod has none of this driver: it is added if a container mounts it.
+    is_new: bool,
 }
 
 /// The pod's volumes for credentials and the Workload API, where it gets them.
@@ -212,7 +201,10 @@ impl<'p> Volumes<'p> {
             ));
         }
         let credentials = options.credentials.then(|| {
-            if matches!(spec.service_account_name.as_deref(), None | Some("" | "default")) {
+            if matches!(
+                spec.service_account_name.as_deref(),
+                None | Some("" | "default")
+            ) {
                 warnings.push(Named::new(
                     Code::DefaultServiceAccount,
                     "spec.serviceAccountName",
@@ -237,20 +229,18 @@ impl<'p> Volumes<'p> {
 
     /// Adds the volumes that are new and that one of `additions` mounts.
     fn write(&self, spec: &PodSpec<'_>, additions: &[Additions], patch: &mut Patch) {
-        let new = |planned: &Option<PlannedVolume<'_>>, driver| match planned {
-            Some(PlannedVolume::New(name)) if additions.iter().any(|a| a.mounts(name)) => {
-                Some(csi_volume(name, driver))
-            }
-            _ => None,
-        };
-        let volumes = [
-            new(&self.credentials, CSI_DRIVER),
-            new(&self.spiffe, SPIFFE_CSI_DRIVER),
-        ];
+        let new = [self.credentials, self.spiffe]
+            .into_iter()
+            .flatten()
+            .filter(|volume| volume.is_new && additions.iter().any(|a| a.mounts(volume.name)))
+            .map(|volume| {
+                let csi = json!({"driver": volume.driver, "readOnly": true});
+                json!({"name": volume.name, "csi": csi})
+            });
         let slot = Slot::root()
             .member("spec", true)
             .member("volumes", spec.volumes.is_some());
-        patch.append(&slot, volumes.into_iter().flatten().collect());
+        patch.append(&slot, new.collect());
     }
 }
 
@@ -277,22 +267,20 @@ fn wants_spiffe(
 fn volume<'p>(
     spec: &'p PodSpec<'_>,
     name: &'static str,
-    driver: &str,
+    driver: &'static str,
 ) -> Result<PlannedVolume<'p>, Named> {
     let named = spec.volumes().iter().find(|v| &*v.name == name);
     let of_driver = || spec.volumes().iter().find(|v| v.is_of_driver(driver));
-    match named.filter(|v| v.is_of_driver(driver)).or_else(of_driver) {
-        Some(volume) => Ok(PlannedVolume::Existing(&volume.name)),
-        None if named.is_some() => Err(Named::new(
-            Code::VolumeConflict,
-            format!("volume `{name}` is not of the CSI driver {driver}; left out"),
-        )),
-        None => Ok(PlannedVolume::New(name)),
+    let existing = named.filter(|v| v.is_of_driver(driver)).or_else(of_driver);
+    if existing.is_none() && named.is_some() {
+        let detail = format!("volume `{name}` is not of the CSI driver {driver}; left out");
+        return Err(Named::new(Code::VolumeConflict, detail));
     }
-}
-
-fn csi_volume(name: &str, driver: &str) -> Value {
-    json!({"name": name, "csi": {"driver": driver, "readOnly": true}})
+    Ok(PlannedVolume {
+        name: existing.map_or(name, |volume| &volume.name),
+        driver,
+        is_new: existing.is_none(),
+    })
 }
 
 fn label(pod: &PodView<'_>, patch: &mut Patch) {
@@ -305,5 +293,7 @@ fn label(pod: &PodView<'_>, patch: &mut Patch) {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

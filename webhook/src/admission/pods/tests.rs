@@ -1,7 +1,6 @@
 //! Every case goes through [`check`]: a snapshot of the verdict, and a second
 //! decision about the patched pod that finds nothing to do.
 
-use proptest::prelude::*;
 use serde_json::{Value, json};
 use shared::annotations;
 
@@ -15,7 +14,7 @@ const WITHOUT_SPIFFE: PodConfig = PodConfig {
     spiffe_csi_driver: false,
 };
 
-fn verdict(pod: &Value, entry: Entry, config: &PodConfig) -> Verdict {
+pub(super) fn verdict(pod: &Value, entry: Entry, config: &PodConfig) -> Verdict {
     let bytes = serde_json::to_vec(pod).unwrap();
     let view: PodView<'_> = serde_json::from_slice(&bytes).unwrap();
     decide(&view, entry, config)
@@ -30,7 +29,7 @@ fn show(verdict: &Verdict) -> Value {
     }
 }
 
-fn apply(pod: &Value, verdict: &Verdict) -> Value {
+pub(super) fn apply(pod: &Value, verdict: &Verdict) -> Value {
     let mut patched = pod.clone();
     if let Outcome::Patch(patch) = &verdict.outcome {
         json_patch::patch(&mut patched, patch.operations()).unwrap();
@@ -147,12 +146,8 @@ fn plugin(name: &str) -> Value {
 
 #[test]
 fn the_labels_of_the_view_are_those_of_the_contract() {
-    let labels: view::Labels<'_> = serde_json::from_str(&format!(
-        r#"{{"{}":"name","{}":"v1"}}"#,
-        annotations::APP_NAME,
-        annotations::INJECTED
-    ))
-    .unwrap();
+    let text = json!({annotations::APP_NAME: "name", annotations::INJECTED: "v1"}).to_string();
+    let labels: view::Labels<'_> = serde_json::from_str(&text).unwrap();
     assert_eq!(labels.app_name.as_deref(), Some("name"));
     assert_eq!(labels.injected.as_deref(), Some("v1"));
 }
@@ -186,7 +181,10 @@ fn openshift_workloads_keep_what_the_guide_made() {
         let env = patched["spec"]["containers"][0]["env"].as_array().unwrap();
         let endpoint = json!("unix:///run/spire/sockets/spire-agent.sock");
         assert!(env.iter().any(|variable| variable["value"] == endpoint));
-        assert_eq!(patched["spec"]["initContainers"], pod["spec"]["initContainers"]);
+        assert_eq!(
+            patched["spec"]["initContainers"],
+            pod["spec"]["initContainers"]
+        );
     }
     let mut pod = openshift("repo-server");
     pod["spec"]["serviceAccountName"] = json!("default");
@@ -286,9 +284,15 @@ fn plugins_and_init_containers_are_left_alone_unless_named() {
         let path = format!("/spec/containers/{index}");
         assert_eq!(patched.pointer(&path), pod.pointer(&path));
     }
-    assert_eq!(patched["spec"]["initContainers"], pod["spec"]["initContainers"]);
+    assert_eq!(
+        patched["spec"]["initContainers"],
+        pod["spec"]["initContainers"]
+    );
 
-    annotate(&mut pod, &[(annotations::CONTAINERS, "two, fetch, missing")]);
+    annotate(
+        &mut pod,
+        &[(annotations::CONTAINERS, "two, fetch, missing")],
+    );
     check("plugins-named", &pod, Entry::Namespace, &WITHOUT_SPIFFE);
     annotate(
         &mut pod,
@@ -297,7 +301,10 @@ fn plugins_and_init_containers_are_left_alone_unless_named() {
     check("plugins-excluded", &pod, Entry::Namespace, &WITHOUT_SPIFFE);
     annotate(
         &mut pod,
-        &[(annotations::EXCLUDE_CONTAINERS, "argocd-repo-server,two,fetch")],
+        &[(
+            annotations::EXCLUDE_CONTAINERS,
+            "argocd-repo-server,two,fetch",
+        )],
     );
     let verdict = verdict(&pod, Entry::Namespace, &WITHOUT_SPIFFE);
     assert_eq!(verdict.outcome, Outcome::Skip(Skip::NoContainer));
@@ -315,7 +322,10 @@ fn what_annotations_leave_out() {
     let cases: [(&str, &[(&str, &str)]); 6] = [
         ("no-credentials", &[(annotations::CREDENTIALS, "false")]),
         ("no-exec-auth", &[(annotations::EXEC_AUTH, "none")]),
-        ("init-container", &[(annotations::EXEC_AUTH, "init-container")]),
+        (
+            "init-container",
+            &[(annotations::EXEC_AUTH, "init-container")],
+        ),
         ("no-spiffe", &[(annotations::SPIFFE_CSI, "false")]),
         (
             "spiffe-socket-path",
@@ -338,7 +348,12 @@ fn the_repo_server_gets_the_workload_api_on_request() {
     let mut pod = stock("repo-server");
     annotate(&mut pod, &[(annotations::SPIFFE_CSI, "true")]);
     check("spiffe-on-request", &pod, Entry::Namespace, &WITH_SPIFFE);
-    check("spiffe-unavailable", &pod, Entry::Namespace, &WITHOUT_SPIFFE);
+    check(
+        "spiffe-unavailable",
+        &pod,
+        Entry::Namespace,
+        &WITHOUT_SPIFFE,
+    );
 }
 
 #[test]
@@ -356,7 +371,11 @@ fn conflicting_mounts_are_left_out() {
     for (name, component, path) in [
         ("credentials", "repo-server", "/var/run/workload-identity"),
         ("credentials-run", "server", "/run/workload-identity/"),
-        ("credentials-below", "server", "/var/run/workload-identity/docker"),
+        (
+            "credentials-below",
+            "server",
+            "/var/run/workload-identity/docker",
+        ),
         ("credentials-above", "server", "/var/run"),
         ("binaries", "server", "/binaries"),
         ("binaries-below", "server", "/binaries/tool"),
@@ -375,7 +394,11 @@ fn a_writable_folder_above_is_no_conflict() {
     mount(&mut pod, json!({"name": "run", "emptyDir": {}}), "/run");
     let verdict = verdict(&pod, Entry::Namespace, &WITHOUT_SPIFFE);
     assert_eq!(verdict.warnings, []);
-    assert!(show(&verdict).to_string().contains("/var/run/workload-identity"));
+    assert!(
+        show(&verdict)
+            .to_string()
+            .contains("/var/run/workload-identity")
+    );
 }
 
 #[test]
@@ -384,7 +407,12 @@ fn a_read_only_binaries_folder_is_a_conflict() {
     let mounts = pod["spec"]["containers"][0]["volumeMounts"].as_array_mut();
     let binaries = mounts.unwrap().iter_mut().find(|m| m["name"] == "binaries");
     binaries.unwrap()["readOnly"] = json!(true);
-    check("binaries-read-only", &pod, Entry::Namespace, &WITHOUT_SPIFFE);
+    check(
+        "binaries-read-only",
+        &pod,
+        Entry::Namespace,
+        &WITHOUT_SPIFFE,
+    );
 }
 
 #[test]
@@ -475,109 +503,4 @@ fn two_hundred_containers() {
     }
     let second = verdict(&patched, Entry::Namespace, &WITH_SPIFFE);
     assert_eq!(second.label().as_str(), "keep");
-}
-
-/// Pods with everything that the decision looks at, fitting or not.
-fn any_pod() -> impl Strategy<Value = Value> {
-    let path = prop::sample::select(vec![
-        "/binaries",
-        "/binaries/exec-auth",
-        "/run",
-        "/run/spire/sockets",
-        "/spiffe-workload-api",
-        "/var/run/workload-identity",
-        "/var/run/workload-identity/x",
-        "/",
-        "/tmp",
-    ]);
-    let volume_name =
-        prop::sample::select(vec!["workload-identity", "spiffe-workload-api", "a", "b"]);
-    let source = prop::sample::select(vec![
-        json!({"emptyDir": {}}),
-        json!({"configMap": {"name": "x"}}),
-        json!({"csi": {"driver": "csi.spiffe.io"}}),
-        json!({"csi": {"driver": "csi.workload-identity.dev"}}),
-    ]);
-    let volumes = prop::collection::btree_map(volume_name.clone(), source, 0..4).prop_map(|map| {
-        let named = map.into_iter().map(|(name, mut source)| {
-            source["name"] = json!(name);
-            source
-        });
-        named.collect::<Vec<_>>()
-    });
-    let sub_path = prop::option::of(prop::sample::select(vec!["bin", "bin/exec-auth", "x"]));
-    let mount = (volume_name, path, sub_path, any::<bool>()).prop_map(|(name, path, sub, ro)| {
-        json!({"name": name, "mountPath": path, "subPath": sub, "readOnly": ro})
-    });
-    let env = prop::sample::select(vec![
-        json!({"name": "DOCKER_CONFIG", "value": "/var/run/workload-identity/docker"}),
-        json!({"name": "DOCKER_CONFIG", "value": "/x"}),
-        json!({"name": "SPIFFE_ENDPOINT_SOCKET", "value": "unix:///run/spire/sockets/a"}),
-        json!({"name": "SPIFFE_ENDPOINT_SOCKET", "valueFrom": {}}),
-        json!({"name": "OTHER"}),
-    ]);
-    let name = prop::sample::select(vec!["argocd-server", "repo-server", "one", "two"]);
-    let list = |item| prop::option::of(prop::collection::vec(item, 0..4));
-    let container = (name, list(env.boxed()), list(mount.boxed()))
-        .prop_map(|(name, env, mounts)| json!({"name": name, "env": env, "volumeMounts": mounts}))
-        .boxed();
-    let label = prop::sample::select(vec![
-        "argocd-server",
-        "x-repo-server",
-        "argocd-application-controller",
-    ]);
-    let value = |values: &'static [&'static str]| prop::option::of(prop::sample::select(values));
-    let annotations = (
-        value(&["one", "one,two,argocd-server", "none"]),
-        value(&["argocd-server", "two"]),
-        value(&["true", "false"]),
-        value(&["csi", "none", "init-container"]),
-        value(&["/run/spire/sockets/a", "/x/y/z.sock", "/z.sock"]),
-    );
-    (
-        label,
-        prop::option::of(volumes),
-        list(container.clone()),
-        list(container),
-        annotations,
-    )
-        .prop_map(|(label, volumes, containers, init, annotations)| {
-            json!({
-                "metadata": {
-                    "labels": {annotations::APP_NAME: label},
-                    "annotations": serde_json::Map::from_iter([
-                        (annotations::CONTAINERS, annotations.0),
-                        (annotations::EXCLUDE_CONTAINERS, annotations.1),
-                        (annotations::SPIFFE_CSI, annotations.2),
-                        (annotations::EXEC_AUTH, annotations.3),
-                        (annotations::SPIFFE_SOCKET_PATH, annotations.4),
-                    ].into_iter().filter_map(|(k, v)| Some((k.to_owned(), json!(v?))))),
-                },
-                "spec": {"volumes": volumes, "containers": containers, "initContainers": init},
-            })
-        })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
-
-    /// Whatever a pod has: the patch applies, only adds, and a second decision
-    /// finds nothing to do and warns of the same.
-    #[test]
-    fn a_patched_pod_needs_no_patch(pod in any_pod(), spiffe in any::<bool>()) {
-        let config = PodConfig { spiffe_csi_driver: spiffe };
-        let first = verdict(&pod, Entry::Namespace, &config);
-        let patched = apply(&pod, &first);
-        let second = verdict(&patched, Entry::Namespace, &config);
-        prop_assert_eq!(&second.warnings, &first.warnings);
-        match (first.outcome, second.outcome) {
-            (Outcome::Patch(first), Outcome::Patch(second)) => {
-                prop_assert!(second.is_empty(), "{:?}", second);
-                for operation in first.operations().iter() {
-                    prop_assert!(matches!(operation, json_patch::PatchOperation::Add(_)));
-                }
-            }
-            (first, second) => prop_assert_eq!(first, second),
-        }
-    }
 }

@@ -1,0 +1,172 @@
+//! The node service: kubelet's requests flow in, mounts are made and removed,
+//! and the engine is told who is a consumer. Nothing here waits for an
+//! upstream: a pod starts whether or not credentials can be had.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use shared::errors::{Code, Named};
+use shared::layout;
+use tokio::sync::Mutex;
+use tonic::{Request, Response, Status};
+
+use super::mount::{self, Mounted};
+use super::proto::{
+    NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest,
+    NodeGetInfoResponse, NodePublishVolumeRequest, NodePublishVolumeResponse,
+    NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse,
+};
+use super::publish;
+use super::services::node_server::Node;
+use crate::engine::Handle;
+use crate::store::{FileName, Store};
+
+/// Serves volumes of one node.
+#[derive(Debug)]
+pub(super) struct NodeService {
+    settings: Arc<Settings>,
+    engine: Handle,
+    /// Mounting is looked up first and done second: one at a time.
+    mounting: Mutex<()>,
+}
+
+/// What the node service needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The node's name.
+    pub node: String,
+    /// Kubelet's folder; volumes lie below it.
+    pub kubelet_dir: PathBuf,
+    /// The program to put into `bin/`.
+    pub exec_auth: PathBuf,
+}
+
+impl NodeService {
+    pub(super) fn new(settings: Settings, engine: Handle) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            engine,
+            mounting: Mutex::new(()),
+        }
+    }
+
+    /// Runs file system work off the async threads.
+    async fn blocking(
+        &self,
+        volume_id: &str,
+        target: &Path,
+        work: fn(&Settings, &Path) -> anyhow::Result<()>,
+    ) -> Result<(), Status> {
+        let (settings, path) = (Arc::clone(&self.settings), target.to_owned());
+        let _one_at_a_time = self.mounting.lock().await;
+        tokio::task::spawn_blocking(move || work(&settings, &path))
+            .await
+            .unwrap_or_else(|panic| Err(panic.into()))
+            .map_err(|error| {
+                let detail = format!("volume `{volume_id}`: {error:#}");
+                tracing::warn!(volume = %target.display(), "{detail}");
+                Status::internal(Named::new(Code::StoreFailed, detail).to_string())
+            })
+    }
+}
+
+/// Makes a verified, prepared tmpfs at `target`, unless it is there already.
+fn publish_volume(settings: &Settings, target: &Path) -> anyhow::Result<()> {
+    use anyhow::{Context, bail, ensure};
+
+    match mount::mounted(target).context("read the mount table")? {
+        Mounted::Ours => {}
+        Mounted::Other => bail!("something else is mounted at {}", target.display()),
+        Mounted::Nothing => {
+            std::fs::create_dir_all(target)
+                .with_context(|| format!("make {}", target.display()))?;
+            // No component may have been replaced by a link to elsewhere.
+            let real = target.canonicalize().context("resolve the target")?;
+            let folder = settings
+                .kubelet_dir
+                .canonicalize()
+                .context("resolve --kubelet-dir")?;
+            let below = target.strip_prefix(&settings.kubelet_dir)?;
+            ensure!(
+                real == folder.join(below),
+                "{} leads elsewhere",
+                target.display()
+            );
+            mount::mount(target)
+                .with_context(|| format!("mount a tmpfs at {}", target.display()))?;
+        }
+    }
+    // These verify that it is a tmpfs.
+    let store = Store::at(target);
+    store.prepare()?;
+    let (name, alias) = (
+        FileName::of(layout::EXEC_AUTH)?,
+        FileName::of(layout::EXEC_AUTH_ALIAS)?,
+    );
+    store.install(&settings.exec_auth, &name, &alias)?;
+    Ok(())
+}
+
+/// Unmounts and removes `target`; both may have happened already.
+fn unpublish_volume(_: &Settings, target: &Path) -> anyhow::Result<()> {
+    use anyhow::Context;
+
+    mount::unmount(target).with_context(|| format!("unmount {}", target.display()))?;
+    // Never recursively: whatever is in there now is not ours.
+    match std::fs::remove_dir(target) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", target.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[tonic::async_trait]
+impl Node for NodeService {
+    async fn node_publish_volume(
+        &self,
+        request: Request<NodePublishVolumeRequest>,
+    ) -> Result<Response<NodePublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let consumer = publish::consumer(&request, &self.settings.kubelet_dir)
+            .inspect_err(|status| tracing::warn!("{}", status.message()))?;
+        self.blocking(&request.volume_id, &consumer.volume, publish_volume)
+            .await?;
+        self.engine.publish(consumer).await;
+        Ok(Response::new(NodePublishVolumeResponse {}))
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let target = publish::target(
+            &request.volume_id,
+            &request.target_path,
+            &self.settings.kubelet_dir,
+        )?;
+        // First the engine, so that nothing is written where nothing is mounted.
+        self.engine.unpublish(target.clone()).await;
+        self.blocking(&request.volume_id, &target, unpublish_volume)
+            .await?;
+        Ok(Response::new(NodeUnpublishVolumeResponse {}))
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
+        Ok(Response::new(NodeGetCapabilitiesResponse {}))
+    }
+
+    async fn node_get_info(
+        &self,
+        _: Request<NodeGetInfoRequest>,
+    ) -> Result<Response<NodeGetInfoResponse>, Status> {
+        Ok(Response::new(NodeGetInfoResponse {
+            node_id: self.settings.node.clone(),
+        }))
+    }
+}

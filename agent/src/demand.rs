@@ -1,0 +1,316 @@
+//! Consumers published on this node × bindings → what is wanted. PURE.
+//!
+//! A consumer gets what the bindings of its own namespace list its service
+//! account for, and nothing else. Whatever the controller decided already is
+//! decided here again where it protects something: a credential of a project
+//! never enters the pod-wide Docker configuration, one host there has one
+//! identity, and one audience goes to one exchange.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use secrecy::SecretString;
+use shared::binding::{
+    CredentialBindingSpec, CredentialKind, Delivery, Exchange, ExchangeKind, TargetKind,
+    undeliverable,
+};
+use shared::errors::{Code, Named};
+use shared::layout;
+use shared::registry::{RegistryHost, RepositoryReference};
+
+use crate::store::FileName;
+
+/// Namespace and name of a binding.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BindingRef {
+    /// Namespace.
+    pub namespace: String,
+    /// Name; the same as its Secret's.
+    pub name: String,
+}
+
+impl fmt::Display for BindingRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A binding, as far as the agent looks at it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Binding {
+    /// `metadata.creationTimestamp`: the oldest wins a conflict.
+    pub created_at: Timestamp,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `spec`.
+    pub spec: CredentialBindingSpec,
+    /// Whether its status has an entry of this node.
+    pub reported_here: bool,
+}
+
+/// All bindings of the cluster that could be read.
+pub type Bindings = BTreeMap<BindingRef, Binding>;
+
+/// A pod that kubelet published a volume to.
+#[derive(Debug, Clone)]
+pub struct Consumer {
+    /// The pod's UID.
+    pub pod_uid: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's service account.
+    pub service_account: String,
+    /// Where its volume is mounted on the node.
+    pub volume: PathBuf,
+    /// The pod's own token, for the control plane.
+    pub token: SecretString,
+    /// When that token expires.
+    pub token_expires_at: Timestamp,
+}
+
+/// What is obtained once on this node, for all holders that want it.
+///
+/// `namespace` and `project` are part of it so that nothing ever crosses those
+/// borders by sharing, whatever a binding claims as its identity.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// Namespace of the bindings.
+    pub namespace: String,
+    /// Project of the bindings.
+    pub project: Option<String>,
+    /// The identity.
+    pub spiffe_id: String,
+    /// The audience.
+    pub audience: String,
+    /// What the identity is traded for.
+    pub trade: Trade,
+}
+
+/// What an identity is traded for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trade {
+    /// Nothing: the token itself is the credential (clusters).
+    Keep,
+    /// A Quay robot's password.
+    Quay {
+        /// The registry.
+        host: RegistryHost,
+        /// The federation endpoint, if not the registry's own.
+        auth_url: Option<String>,
+        /// The robot.
+        username: String,
+    },
+}
+
+impl Trade {
+    /// The host that gets to see the identity token, for an exchange.
+    fn exchange_host(&self) -> Option<String> {
+        match self {
+            Self::Keep => None,
+            Self::Quay { host, auth_url, .. } => Some(
+                auth_url
+                    .as_deref()
+                    .and_then(|url| url::Url::parse(url).ok())
+                    .and_then(|url| url.host_str().map(str::to_ascii_lowercase))
+                    .unwrap_or_else(|| host.name().to_owned()),
+            ),
+        }
+    }
+}
+
+/// Who has a credential: the pods of one service account, through one binding.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holder {
+    /// The binding.
+    pub binding: BindingRef,
+    /// The consumers' service account.
+    pub service_account: String,
+}
+
+/// Where a credential is put in a volume.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// A host of the Docker configuration, by its key there.
+    Docker(RegistryHost),
+    /// A file in `clusters/`.
+    Cluster(FileName),
+}
+
+/// What is wanted.
+#[derive(Debug, Default, PartialEq)]
+pub struct Demand {
+    /// What to obtain, and for whom, with each binding's generation.
+    pub wanted: BTreeMap<Key, BTreeMap<Holder, i64>>,
+    /// What each volume has to hold. Several holders of one slot have the same key.
+    pub volumes: BTreeMap<PathBuf, BTreeMap<Slot, Vec<(Key, Holder)>>>,
+    /// Bindings with a consumer here, with their generation.
+    pub served: BTreeMap<BindingRef, i64>,
+    /// Those of them that cannot be delivered.
+    pub refused: BTreeMap<BindingRef, Named>,
+}
+
+/// Computes what is wanted. The same input gives the same output.
+pub fn demand<'a>(
+    consumers: impl IntoIterator<Item = &'a Consumer>,
+    bindings: &Bindings,
+) -> Demand {
+    let offers = offers(bindings);
+    let mut demand = Demand::default();
+    for consumer in consumers {
+        let slots = demand.volumes.entry(consumer.volume.clone()).or_default();
+        for (reference, binding) in bindings {
+            if reference.namespace != consumer.namespace
+                || !binding.spec.consumers.contains(&consumer.service_account)
+            {
+                continue;
+            }
+            demand.served.insert(reference.clone(), binding.generation);
+            match offers.get(reference) {
+                Some(Ok((key, slot))) => {
+                    let holder = Holder {
+                        binding: reference.clone(),
+                        service_account: consumer.service_account.clone(),
+                    };
+                    demand
+                        .wanted
+                        .entry(key.clone())
+                        .or_default()
+                        .insert(holder.clone(), binding.generation);
+                    slots
+                        .entry(slot.clone())
+                        .or_default()
+                        .push((key.clone(), holder));
+                }
+                Some(Err(error)) => {
+                    demand.refused.insert(reference.clone(), error.clone());
+                }
+                None => {}
+            }
+        }
+    }
+    demand
+}
+
+type Offer = Result<(Key, Slot), Named>;
+
+/// What each binding offers to its consumers, conflicts resolved.
+fn offers(bindings: &Bindings) -> BTreeMap<&BindingRef, Offer> {
+    let mut by_age: Vec<_> = bindings.iter().collect();
+    by_age.sort_by_key(|(reference, binding)| (binding.created_at, *reference));
+
+    let mut hosts: BTreeMap<(&str, String), (Key, &BindingRef)> = BTreeMap::new();
+    let mut audiences: BTreeMap<(String, String), (String, &BindingRef)> = BTreeMap::new();
+    let mut offers = BTreeMap::new();
+    for (reference, binding) in by_age {
+        let offer = offer(reference, &binding.spec).and_then(|(key, slot)| {
+            if let Some(host) = key.trade.exchange_host() {
+                let (first, older) = audiences
+                    .entry((key.spiffe_id.clone(), key.audience.clone()))
+                    .or_insert_with(|| (host.clone(), reference));
+                if *first != host {
+                    return Err(Named::new(
+                        Code::AudienceConflict,
+                        format!(
+                            "binding {reference}: audience `{}` goes to {host}, \
+                             with binding {older} it goes to {first}",
+                            key.audience
+                        ),
+                    ));
+                }
+            }
+            if let Slot::Docker(host) = &slot {
+                let (first, older) = hosts
+                    .entry((&reference.namespace, host.docker_config_key().to_owned()))
+                    .or_insert_with(|| (key.clone(), reference));
+                if *first != key {
+                    return Err(Named::new(
+                        Code::IdentityConflict,
+                        format!("binding {reference}: {host} is bound by {older}"),
+                    ));
+                }
+            }
+            Ok((key, slot))
+        });
+        offers.insert(reference, offer);
+    }
+    offers
+}
+
+/// What one binding offers, looked at alone.
+fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
+    let refuse = |code, detail: &str| Named::new(code, format!("binding {reference}: {detail}"));
+    if let Some(code) = undeliverable(spec) {
+        return Err(refuse(
+            code,
+            &format!("delivery and exchange {}", spec.exchange.kind),
+        ));
+    }
+    if spec.identity.credential == CredentialKind::SpiffeCertificate {
+        return Err(refuse(
+            Code::DeliveryNotAvailable,
+            "credential SpiffeCertificate",
+        ));
+    }
+    let (slot, trade) = match (spec.delivery, spec.target.kind) {
+        (Delivery::Exec, TargetKind::Cluster) => {
+            let file = layout::cluster_file(&reference.name)
+                .ok()
+                .and_then(|path| FileName::of(path).ok())
+                .ok_or_else(|| refuse(Code::InvalidSecret, "its name cannot be a file name"))?;
+            if spec.exchange.kind != ExchangeKind::None {
+                return Err(refuse(
+                    Code::ExchangeNotAvailable,
+                    "a cluster takes the token itself",
+                ));
+            }
+            (Slot::Cluster(file), Trade::Keep)
+        }
+        // `undeliverable` says it too. This line is the one that keeps a
+        // project's credential out of a pod-wide file.
+        (Delivery::DockerConfig, TargetKind::Registry) if spec.project.is_none() => {
+            let host = RepositoryReference::parse(&spec.target.address)
+                .map_err(|error| refuse(error.code, &format!("target.address: {}", error.detail)))?
+                .host;
+            let trade =
+                trade(&spec.exchange, &host).map_err(|(code, detail)| refuse(code, detail))?;
+            (Slot::Docker(host), trade)
+        }
+        (delivery, target) => {
+            return Err(refuse(
+                Code::DeliveryNotAvailable,
+                &format!("delivery {delivery:?} to a target of type {target:?}"),
+            ));
+        }
+    };
+    let key = Key {
+        namespace: reference.namespace.clone(),
+        project: spec.project.clone(),
+        spiffe_id: spec.identity.spiffe_id.clone(),
+        audience: spec.identity.audience.clone(),
+        trade,
+    };
+    Ok((key, slot))
+}
+
+fn trade(exchange: &Exchange, host: &RegistryHost) -> Result<Trade, (Code, &'static str)> {
+    match exchange.kind {
+        ExchangeKind::Quay => Ok(Trade::Quay {
+            host: host.clone(),
+            auth_url: exchange.auth_url.clone(),
+            username: exchange
+                .username
+                .clone()
+                .filter(|name| !name.is_empty() && !name.contains(':'))
+                .ok_or((Code::UsernameMissing, "exchange.username"))?,
+        }),
+        _ => Err((Code::ExchangeNotAvailable, "exchange.type")),
+    }
+}
+
+#[cfg(test)]
+#[path = "demand_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,246 @@
+//! Bindings and consumers are written down, the demand is looked at.
+
+use proptest::prelude::*;
+use shared::binding::{Identity, Provider, Target};
+
+use super::*;
+
+/// A consumer in namespace `argocd`.
+pub(crate) fn consumer(service_account: &str) -> Consumer {
+    Consumer {
+        pod_uid: format!("uid-{service_account}"),
+        pod: format!("{service_account}-0"),
+        namespace: "argocd".into(),
+        service_account: service_account.into(),
+        volume: format!("/pods/{service_account}").into(),
+        token: "pod-token".into(),
+        token_expires_at: Timestamp::MAX,
+    }
+}
+
+pub(crate) fn reference(name: &str) -> BindingRef {
+    BindingRef {
+        namespace: "argocd".into(),
+        name: name.into(),
+    }
+}
+
+/// An unscoped Quay registry for the repo-server.
+pub(crate) fn registry(created: i64) -> Binding {
+    Binding {
+        created_at: Timestamp::from_second(created).unwrap(),
+        generation: 1,
+        spec: CredentialBindingSpec {
+            target: Target {
+                kind: TargetKind::Registry,
+                address: "quay.test:8443/prod/charts".into(),
+            },
+            project: None,
+            provider: Provider::Spiffe,
+            identity: Identity {
+                spiffe_id: "spiffe://td/ns/argocd/sa/argocd-global".into(),
+                audience: "quay.test".into(),
+                service_account: "argocd-global".into(),
+                credential: CredentialKind::SpiffeJWT,
+            },
+            exchange: Exchange {
+                username: Some("prod+argocd".into()),
+                ..Exchange::of(ExchangeKind::Quay)
+            },
+            delivery: Delivery::DockerConfig,
+            consumers: vec!["repo-server".into()],
+            proxy_key_sha256: None,
+        },
+        reported_here: false,
+    }
+}
+
+/// A cluster for the controller and the server.
+pub(crate) fn cluster(created: i64) -> Binding {
+    let mut binding = registry(created);
+    binding.spec.target = Target {
+        kind: TargetKind::Cluster,
+        address: "https://spoke.test:6443".into(),
+    };
+    binding.spec.exchange = Exchange::of(ExchangeKind::None);
+    binding.spec.delivery = Delivery::Exec;
+    binding.spec.consumers = vec!["controller".into(), "server".into()];
+    binding
+}
+
+fn code(demand: &Demand, name: &str) -> Option<Code> {
+    demand.refused.get(&reference(name)).map(|error| error.code)
+}
+
+fn change(mut binding: Binding, edit: impl FnOnce(&mut CredentialBindingSpec)) -> Binding {
+    edit(&mut binding.spec);
+    binding
+}
+
+#[test]
+fn a_consumer_gets_what_its_service_account_is_listed_for() {
+    let bindings = Bindings::from([
+        (reference("charts"), registry(1)),
+        (reference("spoke"), cluster(2)),
+    ]);
+    let consumers = [
+        consumer("repo-server"),
+        consumer("controller"),
+        consumer("stranger"),
+    ];
+    let demand = demand(&consumers, &bindings);
+    assert_eq!(demand.wanted.len(), 2);
+    let slots = |pod: &str| -> Vec<&Slot> {
+        demand.volumes[&PathBuf::from(format!("/pods/{pod}"))]
+            .keys()
+            .collect()
+    };
+    assert!(
+        matches!(slots("repo-server")[..], [Slot::Docker(host)] if host.as_str() == "quay.test:8443")
+    );
+    assert!(
+        matches!(slots("controller")[..], [Slot::Cluster(file)] if file.as_str() == "spoke.json")
+    );
+    assert!(slots("stranger").is_empty());
+    assert_eq!(demand.served.len(), 2);
+    assert!(demand.refused.is_empty());
+}
+
+#[test]
+fn another_namespace_gets_nothing() {
+    let bindings = Bindings::from([(reference("charts"), registry(1))]);
+    let mut elsewhere = consumer("repo-server");
+    elsewhere.namespace = "other".into();
+    let demand = demand(&[elsewhere], &bindings);
+    assert!(demand.wanted.is_empty() && demand.served.is_empty());
+}
+
+#[test]
+fn a_project_never_reaches_the_pod_wide_docker_configuration() {
+    let scoped = change(registry(1), |spec| spec.project = Some("prod".into()));
+    let bindings = Bindings::from([(reference("charts"), scoped)]);
+    let demand = demand(&[consumer("repo-server")], &bindings);
+    assert_eq!(code(&demand, "charts"), Some(Code::DeliveryNotAvailable));
+    assert!(demand.wanted.is_empty());
+}
+
+#[test]
+fn what_this_version_cannot_do_is_named() {
+    let cases: [(Binding, Code); 7] = [
+        (
+            change(registry(1), |it| it.delivery = Delivery::Proxy),
+            Code::DeliveryNotAvailable,
+        ),
+        (
+            change(registry(1), |it| it.delivery = Delivery::Exec),
+            Code::DeliveryNotAvailable,
+        ),
+        (
+            change(registry(1), |it| it.exchange.kind = ExchangeKind::Ecr),
+            Code::ExchangeNotAvailable,
+        ),
+        (
+            change(registry(1), |it| it.exchange.kind = ExchangeKind::None),
+            Code::ExchangeNotAvailable,
+        ),
+        (
+            change(registry(1), |it| it.exchange.username = None),
+            Code::UsernameMissing,
+        ),
+        (
+            change(registry(1), |it| it.target.address = "http://x".into()),
+            Code::InvalidUrl,
+        ),
+        (
+            change(registry(1), |it| {
+                it.identity.credential = CredentialKind::SpiffeCertificate
+            }),
+            Code::DeliveryNotAvailable,
+        ),
+    ];
+    for (binding, expected) in cases {
+        let shown = format!("{:?}", binding.spec);
+        let demand = demand(
+            &[consumer("repo-server")],
+            &Bindings::from([(reference("a"), binding)]),
+        );
+        assert_eq!(code(&demand, "a"), Some(expected), "{shown}");
+        assert!(demand.wanted.is_empty());
+        assert_eq!(demand.served.len(), 1, "it is reported");
+    }
+}
+
+#[test]
+fn the_oldest_identity_of_a_host_wins() {
+    let other = |created| {
+        change(registry(created), |it| {
+            it.exchange.username = Some("dev+argocd".into())
+        })
+    };
+    let bindings = Bindings::from([
+        (reference("a-newer"), other(2)),
+        (reference("b-oldest"), registry(1)),
+        (reference("c-same-identity"), registry(3)),
+    ]);
+    let demand = demand(&[consumer("repo-server")], &bindings);
+    assert_eq!(code(&demand, "a-newer"), Some(Code::IdentityConflict));
+    assert_eq!(demand.refused.len(), 1);
+    // Those with the same identity share one exchange, each proved on its own.
+    let holders: Vec<_> = demand.wanted.values().collect();
+    assert_eq!((holders.len(), holders[0].len()), (1, 2));
+}
+
+#[test]
+fn one_audience_goes_to_one_exchange() {
+    let bindings = Bindings::from([
+        (reference("first"), registry(1)),
+        (
+            reference("second"),
+            change(registry(2), |it| it.target.address = "evil.test/x".into()),
+        ),
+    ]);
+    let demand = demand(&[consumer("repo-server")], &bindings);
+    assert_eq!(code(&demand, "second"), Some(Code::AudienceConflict));
+}
+
+proptest! {
+    /// Whatever bindings say, what lands in a volume belongs to a binding of
+    /// that namespace that lists the pod's service account, and a Docker
+    /// configuration has credentials of no project only.
+    #[test]
+    fn nothing_is_delivered_to_whom_it_is_not_meant_for(
+        rows in proptest::collection::vec(
+            (0_u8..3, 0_u8..2, any::<bool>(), any::<bool>(), proptest::collection::vec(0_u8..3, 0..3)),
+            0..12,
+        ),
+    ) {
+        let accounts = ["repo-server", "controller", "server"];
+        let bindings: Bindings = rows.into_iter().enumerate().map(|(n, (age, ns, scoped, exec, who))| {
+            let binding = if exec { cluster(age.into()) } else { registry(age.into()) };
+            let binding = change(binding, |it| {
+                it.project = scoped.then(|| "p".to_owned());
+                it.consumers = who.into_iter().map(|at| accounts[usize::from(at)].to_owned()).collect();
+            });
+            let mut reference = reference(&format!("b{n}"));
+            reference.namespace = ["argocd", "other"][usize::from(ns)].to_owned();
+            (reference, binding)
+        }).collect();
+        let consumers = accounts.map(consumer);
+        let demand = demand(&consumers, &bindings);
+        prop_assert_eq!(demand.volumes.len(), 3);
+        for consumer in &consumers {
+            let slots = demand.volumes[&consumer.volume].iter();
+            for (slot, (key, holder)) in slots.flat_map(|(slot, all)| all.iter().map(move |one| (slot, one))) {
+                let binding = &bindings[&holder.binding];
+                prop_assert_eq!(&holder.binding.namespace, &consumer.namespace);
+                prop_assert_eq!(&key.namespace, &consumer.namespace);
+                prop_assert_eq!(&holder.service_account, &consumer.service_account);
+                prop_assert!(binding.spec.consumers.contains(&consumer.service_account));
+                prop_assert!(demand.wanted[key].contains_key(holder));
+                if matches!(slot, Slot::Docker(_)) {
+                    prop_assert_eq!(&binding.spec.project, &None);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! The one task that owns all state. Publish and unpublish events, bindings,
+//! ended attempts and time flow in; attempts are started, volumes are brought
+//! up to date and reports flow out.
+//!
+//! ```text
+//!  csi ──Published/Unpublished──▶ ┌────────┐ ──Attempt──▶ acquire (tasks)
+//!  bindings ──(watch)───────────▶ │ engine │ ◀──Outcome──
+//!  timer ───────────────────────▶ └────────┘ ──▶ volumes (files), reports
+//! ```
+//!
+//! It is level-triggered: after any burst of events the demand is computed
+//! anew, the machine takes its steps, and each volume is compared with what it
+//! should hold. Writing is cheap (a tmpfs, and unchanged files are left alone),
+//! so it happens in place.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use shared::binding::NodeStatus;
+use shared::errors::{Code, Named};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::acquire::{Acquirer, PodTokens, failed};
+use crate::demand::{BindingRef, Bindings, Consumer, Demand, Holder, Key, demand};
+use crate::exchange::Credential;
+use crate::identity::IdentitySource;
+use crate::refresh::{self, Action, Attempt, Machine, Now, Outcome};
+use crate::report::{Reports, Rotation, node_status};
+use crate::store::Store;
+use crate::volume::{Content, Volume};
+
+/// Kubelet is kept waiting no longer than this for the engine's part.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The clocks are compared at least this often: one of them may have jumped.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+/// After a start kubelet needs this long to publish every volume again; until
+/// then a binding without a consumer may have one.
+const SETTLING: Duration = Duration::from_secs(120);
+/// Events that wait for the engine.
+const QUEUE: usize = 256;
+
+/// What the CSI service tells the engine.
+#[derive(Debug)]
+pub enum Event {
+    /// A volume was published; again, with a new token, every few seconds.
+    Published {
+        /// The pod.
+        consumer: Consumer,
+        /// Answered when the volume holds what there is for it.
+        done: oneshot::Sender<()>,
+    },
+    /// A volume is about to be removed.
+    Unpublished {
+        /// Its path.
+        volume: PathBuf,
+        /// Answered when nothing will be written there any more.
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// Speaks to the engine.
+#[derive(Debug, Clone)]
+pub struct Handle(mpsc::Sender<Event>);
+
+impl Handle {
+    /// Tells of a consumer. Returns when its volume holds what there is for it
+    /// already, after two seconds at the latest.
+    pub async fn publish(&self, consumer: Consumer) {
+        self.tell(|done| Event::Published { consumer, done }).await;
+    }
+
+    /// Tells that a volume goes away; returns like [`Handle::publish`].
+    pub async fn unpublish(&self, volume: PathBuf) {
+        self.tell(|done| Event::Unpublished { volume, done }).await;
+    }
+
+    async fn tell(&self, event: impl FnOnce(oneshot::Sender<()>) -> Event) {
+        let (done, answer) = oneshot::channel();
+        let told = async {
+            // Errors mean that the agent is being stopped.
+            let _ = self.0.send(event(done)).await;
+            let _ = answer.await;
+        };
+        if timeout(PATIENCE, told).await.is_err() {
+            tracing::warn!("the engine is busy; kubelet does not wait for it");
+        }
+    }
+}
+
+/// A channel to the engine, and its other end.
+pub fn channel() -> (Handle, mpsc::Receiver<Event>) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (Handle(sender), receiver)
+}
+
+/// Reads both clocks. Tests give a start for the wall clock, which then moves
+/// with tokio's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+    fixed_start: Option<Timestamp>,
+}
+
+impl Clock {
+    /// The system's clocks.
+    pub fn system() -> Self {
+        Self {
+            start: Instant::now(),
+            fixed_start: None,
+        }
+    }
+
+    fn now(&self) -> Now {
+        let mono = self.start.elapsed();
+        let wall = match self.fixed_start {
+            Some(start) => start.checked_add(mono).unwrap_or(Timestamp::MAX),
+            None => Timestamp::now(),
+        };
+        Now { wall, mono }
+    }
+}
+
+/// The state.
+pub struct Engine<S> {
+    node: String,
+    clock: Clock,
+    acquirer: Arc<Acquirer<S>>,
+    reports: watch::Sender<Reports>,
+    consumers: BTreeMap<PathBuf, Consumer>,
+    volumes: BTreeMap<PathBuf, Volume>,
+    /// `None` until the first list is complete: nobody loses anything because
+    /// the API server has not answered yet.
+    bindings: Option<Arc<Bindings>>,
+    demand: Demand,
+    machine: Machine<Key, Holder, Credential>,
+    rotations: BTreeMap<BindingRef, Rotation>,
+    store_errors: BTreeMap<PathBuf, Named>,
+    tasks: JoinSet<Outcome<Holder, Credential>>,
+    running: HashMap<Id, Attempt<Key, Holder>>,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl<S: IdentitySource> Engine<S> {
+    /// An engine for `node` that reports to `reports`.
+    pub fn new(
+        node: String,
+        clock: Clock,
+        acquirer: Acquirer<S>,
+        reports: watch::Sender<Reports>,
+    ) -> Self {
+        Self {
+            node,
+            clock,
+            acquirer: Arc::new(acquirer),
+            reports,
+            consumers: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            bindings: None,
+            demand: Demand::default(),
+            machine: Machine::default(),
+            rotations: BTreeMap::new(),
+            store_errors: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            running: HashMap::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Takes over volumes of an earlier process. Expired files go at once.
+    pub fn adopt(&mut self, volumes: impl IntoIterator<Item = PathBuf>) {
+        for volume in volumes {
+            self.open(volume);
+        }
+        self.write_volumes();
+    }
+
+    /// Runs until every [`Handle`] is gone.
+    pub async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut bindings: watch::Receiver<Option<Arc<Bindings>>>,
+    ) {
+        let mut watching = true;
+        loop {
+            let wake_at = self.wake_at();
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => {
+                        self.take(event);
+                        // A burst is worked off at once: one write for all.
+                        while let Ok(event) = events.try_recv() {
+                            self.take(event);
+                        }
+                        self.want();
+                    }
+                    None => return,
+                },
+                changed = bindings.changed(), if watching => {
+                    watching = changed.is_ok();
+                    self.bindings.clone_from(&bindings.borrow_and_update());
+                    self.want();
+                }
+                Some(ended) = self.tasks.join_next_with_id() => self.conclude(ended),
+                () = sleep_until(wake_at) => self.step(refresh::Event::Tick),
+            }
+            self.write_volumes();
+            self.report();
+            for done in self.waiting.drain(..) {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Published { consumer, done } => {
+                self.open(consumer.volume.clone());
+                self.consumers.insert(consumer.volume.clone(), consumer);
+                self.waiting.push(done);
+            }
+            Event::Unpublished { volume, done } => {
+                self.consumers.remove(&volume);
+                self.volumes.remove(&volume);
+                self.store_errors.remove(&volume);
+                self.waiting.push(done);
+            }
+        }
+    }
+
+    fn open(&mut self, path: PathBuf) {
+        if self.volumes.contains_key(&path) {
+            return;
+        }
+        match Volume::adopt(Store::at(&path)) {
+            Ok(volume) => drop(self.volumes.insert(path, volume)),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(cause, "{error}");
+                let error = Named::new(Code::StoreFailed, error.to_string());
+                self.store_errors.insert(path, error);
+            }
+        }
+    }
+
+    /// Computes the demand anew, and lets the machine know.
+    fn want(&mut self) {
+        let Some(bindings) = &self.bindings else {
+            return;
+        };
+        self.demand = demand(self.consumers.values(), bindings);
+        self.rotations
+            .retain(|binding, _| self.demand.served.contains_key(binding));
+        self.step(refresh::Event::Wanted(self.demand.wanted.clone()));
+    }
+
+    fn step(&mut self, event: refresh::Event<Key, Holder, Credential>) {
+        let now = self.clock.now();
+        for action in self.machine.step(event, now, jitter()) {
+            match action {
+                Action::Acquire(attempt) => self.start(attempt),
+                Action::Deliver(holder) => {
+                    tracing::info!(binding = %holder.binding, service_account = holder.service_account, "credential obtained");
+                    let rotation = self.rotations.entry(holder.binding).or_default();
+                    // Several service accounts of one binding are one rotation.
+                    if rotation.at != Some(now.wall) {
+                        rotation.count += 1;
+                        rotation.at = Some(now.wall);
+                    }
+                }
+                Action::Withdraw(holder) => {
+                    tracing::warn!(binding = %holder.binding, service_account = holder.service_account, "credential withdrawn");
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, attempt: Attempt<Key, Holder>) {
+        let pods = self.pod_tokens(&attempt.holders);
+        let acquirer = Arc::clone(&self.acquirer);
+        let task = {
+            let attempt = attempt.clone();
+            async move { acquirer.acquire(attempt, pods).await }
+        };
+        self.running.insert(self.tasks.spawn(task).id(), attempt);
+    }
+
+    /// For each holder the token that lives longest.
+    fn pod_tokens(&self, holders: &[Holder]) -> PodTokens {
+        let now = self.clock.now().wall;
+        holders
+            .iter()
+            .filter_map(|holder| {
+                let consumer = self
+                    .consumers
+                    .values()
+                    .filter(|it| {
+                        it.namespace == holder.binding.namespace
+                            && it.service_account == holder.service_account
+                            && it.token_expires_at > now
+                    })
+                    .max_by_key(|it| it.token_expires_at)?;
+                Some((holder.clone(), consumer.token.clone()))
+            })
+            .collect()
+    }
+
+    fn conclude(&mut self, ended: Result<(Id, Outcome<Holder, Credential>), JoinError>) {
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let Some(attempt) = self.running.remove(&id) else {
+            return;
+        };
+        let outcome = match ended {
+            Ok((_, outcome)) => outcome,
+            Err(error) => {
+                tracing::error!(%error, "an attempt broke off");
+                failed(
+                    &attempt,
+                    &Named::new(Code::ExchangeUnreachable, "the attempt broke off"),
+                )
+            }
+        };
+        log_failures(&attempt, &outcome);
+        self.step(refresh::Event::Acquired {
+            key: attempt.key,
+            number: attempt.number,
+            outcome,
+        });
+    }
+
+    fn wake_at(&self) -> Instant {
+        let now = self.clock.now();
+        let inherited = self
+            .volumes
+            .values()
+            .filter_map(Volume::next_expiry)
+            .min()
+            .map(|at| {
+                now.mono + Duration::try_from(at.duration_since(now.wall)).unwrap_or_default()
+            });
+        let heartbeat = now.mono + HEARTBEAT;
+        let wakes = self.machine.wake_at().into_iter().chain(inherited);
+        self.clock.start + wakes.fold(heartbeat, Duration::min)
+    }
+
+    fn write_volumes(&mut self) {
+        let now = self.clock.now().wall;
+        for (path, volume) in &mut self.volumes {
+            let slots = self.demand.volumes.get(path);
+            let content: Option<Content<'_>> = slots.map(|slots| {
+                slots
+                    .iter()
+                    .map(|(slot, holders)| {
+                        let mut held = holders
+                            .iter()
+                            .filter_map(|(key, holder)| self.machine.held(key, holder));
+                        // The newest, should one holder have missed a renewal.
+                        let first = held.next();
+                        (
+                            slot,
+                            held.fold(first, |best, next| match best {
+                                Some(best) if best.expires_at >= next.expires_at => Some(best),
+                                _ => Some(next),
+                            }),
+                        )
+                    })
+                    .collect()
+            });
+            match volume.reconcile(content.as_ref(), now) {
+                Ok(true) => tracing::debug!(volume = %path.display(), "files changed"),
+                Ok(false) => {}
+                Err(error) => {
+                    if self
+                        .store_errors
+                        .insert(path.clone(), error.clone())
+                        .as_ref()
+                        != Some(&error)
+                    {
+                        tracing::error!(volume = %path.display(), "{error}");
+                    }
+                    continue;
+                }
+            }
+            self.store_errors.remove(path);
+        }
+    }
+
+    /// Tells how every binding stands that has a consumer here.
+    fn report(&self) {
+        let Some(bindings) = &self.bindings else {
+            return;
+        };
+        let nodes: BTreeMap<BindingRef, NodeStatus> = self
+            .demand
+            .served
+            .iter()
+            .map(|(binding, generation)| {
+                let status = node_status(
+                    &self.node,
+                    binding,
+                    *generation,
+                    &self.demand,
+                    &self.machine,
+                    self.rotations.get(binding),
+                    &self.store_errors,
+                );
+                (binding.clone(), status)
+            })
+            .collect();
+        let settled = self.clock.now().mono >= SETTLING;
+        let left = bindings
+            .iter()
+            .filter(|(reference, binding)| {
+                settled && binding.reported_here && !nodes.contains_key(reference)
+            })
+            .map(|(reference, _)| reference.clone())
+            .collect();
+        let reports = Reports { nodes, left };
+        self.reports.send_if_modified(|current| {
+            let changed = *current != reports;
+            *current = reports;
+            changed
+        });
+    }
+}
+
+fn log_failures(attempt: &Attempt<Key, Holder>, outcome: &Outcome<Holder, Credential>) {
+    for (holder, proof) in &outcome.proofs {
+        if let Err(error) = proof {
+            tracing::warn!(binding = %holder.binding, code = %error.code, "no identity: {error}");
+        }
+    }
+    if let Some(Err(error)) = &outcome.credential {
+        tracing::warn!(identity = attempt.key.spiffe_id, code = %error.code, "no credential: {error}");
+    }
+}
+
+/// A number from 0 to 1 that differs between nodes and calls. `RandomState` is
+/// seeded by the system; nothing here needs to be unpredictable.
+fn jitter() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0_u8) as f64 / u64::MAX as f64
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

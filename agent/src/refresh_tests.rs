@@ -1,0 +1,322 @@
+//! Drives the machine with a clock that only moves when the test says so.
+
+use proptest::prelude::*;
+
+use super::*;
+
+type M = Machine<&'static str, &'static str, u32>;
+
+const KEY: &str = "key";
+const START: i64 = 1_800_000_000;
+
+fn secs(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+fn at(seconds: f64) -> Now {
+    Now {
+        wall: Timestamp::from_millisecond(START * 1000 + (seconds * 1000.0) as i64).unwrap(),
+        mono: secs(seconds),
+    }
+}
+
+fn wanted(holders: &[(&'static str, i64)]) -> Event<&'static str, &'static str, u32> {
+    Event::Wanted(BTreeMap::from([(KEY, holders.iter().copied().collect())]))
+}
+
+fn attempt(
+    actions: &[Action<&'static str, &'static str>],
+) -> Option<Attempt<&'static str, &'static str>> {
+    actions.iter().find_map(|action| match action {
+        Action::Acquire(attempt) => Some(attempt.clone()),
+        _ => None,
+    })
+}
+
+/// Every holder is proved; the credential is as given.
+fn answer(
+    attempt: &Attempt<&'static str, &'static str>,
+    credential: Result<(u32, f64), Code>,
+) -> Event<&'static str, &'static str, u32> {
+    let credential = credential
+        .map(|(credential, expires)| Fresh {
+            credential,
+            expires_at: at(expires).wall,
+        })
+        .map_err(|code| Named::new(code, "test"));
+    Event::Acquired {
+        key: attempt.key,
+        number: attempt.number,
+        outcome: Outcome {
+            proofs: attempt.holders.iter().map(|it| (*it, Ok(()))).collect(),
+            credential: attempt.renew.then_some(credential),
+        },
+    }
+}
+
+fn held(machine: &M, holder: &'static str) -> Option<u32> {
+    machine.held(&KEY, &holder).map(|lease| lease.credential)
+}
+
+/// A machine that holds credential 1 from 0 to `life`.
+fn holding(life: f64) -> M {
+    let mut machine = M::default();
+    let first = attempt(&machine.step(wanted(&[("a", 1)]), at(0.0), 0.0)).unwrap();
+    let actions = machine.step(answer(&first, Ok((1, life))), at(0.0), 0.0);
+    assert_eq!(actions, [Action::Deliver("a")]);
+    machine
+}
+
+#[test]
+fn a_failed_refresh_keeps_the_last_good_credential_until_it_expires() {
+    let mut machine = holding(100.0);
+    let mut now = 0.0;
+    let mut withdrawn = None;
+    while now < 130.0 {
+        now = machine.wake_at().unwrap().as_secs_f64();
+        let actions = machine.step(Event::Tick, at(now), 0.0);
+        if actions.contains(&Action::Withdraw("a")) {
+            withdrawn = Some(now);
+        }
+        if let Some(attempt) = attempt(&actions) {
+            machine.step(
+                answer(&attempt, Err(Code::ExchangeUnreachable)),
+                at(now),
+                0.0,
+            );
+        }
+        let standing = machine.standing(&KEY, &"a").unwrap();
+        assert_eq!(standing.held.is_some(), now < 100.0, "at {now}");
+        assert_eq!(standing.error.unwrap().code, Code::ExchangeUnreachable);
+    }
+    assert_eq!(withdrawn, Some(100.0));
+}
+
+#[test]
+fn a_latecomer_is_proved_before_it_shares() {
+    let mut machine = holding(100.0);
+    let proof = attempt(&machine.step(wanted(&[("a", 1), ("b", 1)]), at(1.0), 0.0)).unwrap();
+    assert_eq!((proof.holders.as_slice(), proof.renew), (&["b"][..], false));
+    assert_eq!(held(&machine, "b"), None);
+    let refusal = Event::Acquired {
+        key: KEY,
+        number: proof.number,
+        outcome: Outcome {
+            proofs: BTreeMap::from([("b", Err(Named::new(Code::NotAConsumer, "b")))]),
+            credential: None,
+        },
+    };
+    assert_eq!(machine.step(refusal, at(1.0), 0.0), []);
+    assert_eq!((held(&machine, "a"), held(&machine, "b")), (Some(1), None));
+    let error = machine.standing(&KEY, &"b").unwrap().error.unwrap();
+    assert_eq!(error.code, Code::NotAConsumer);
+
+    // The first holder's refresh is not disturbed by the other's back-off.
+    assert_eq!(machine.standing(&KEY, &"a").unwrap().error, None);
+    let retry = attempt(&machine.step(Event::Tick, at(1.5), 0.0)).unwrap();
+    let actions = machine.step(answer(&retry, Err(Code::BadRequest)), at(1.6), 0.0);
+    assert_eq!(actions, [Action::Deliver("b")]);
+}
+
+#[test]
+fn a_changed_binding_is_retried_at_once() {
+    let mut machine = M::default();
+    let mut now = 0.0;
+    let mut next = attempt(&machine.step(wanted(&[("a", 1)]), at(now), 0.0));
+    for _ in 0..8 {
+        let failed = answer(&next.unwrap(), Err(Code::RobotSubjectMismatch));
+        assert_eq!(machine.step(failed, at(now), 0.0), []);
+        now = machine.wake_at().unwrap().as_secs_f64();
+        next = attempt(&machine.step(Event::Tick, at(now), 0.0));
+    }
+    machine.step(
+        answer(&next.unwrap(), Err(Code::RobotSubjectMismatch)),
+        at(now),
+        0.0,
+    );
+    assert_eq!(
+        attempt(&machine.step(Event::Tick, at(now + 1.0), 0.0)),
+        None
+    );
+    assert!(attempt(&machine.step(wanted(&[("a", 2)]), at(now + 1.0), 0.0)).is_some());
+}
+
+#[test]
+fn an_answer_that_is_late_or_for_an_older_binding_changes_nothing() {
+    let mut machine = M::default();
+    let first = attempt(&machine.step(wanted(&[("a", 1)]), at(0.0), 0.0)).unwrap();
+    assert_eq!(machine.step(wanted(&[("a", 2)]), at(0.1), 0.0), []);
+    let actions = machine.step(answer(&first, Ok((1, 60.0))), at(0.2), 0.0);
+    assert_eq!(held(&machine, "a"), None, "proved for the older binding");
+    let again = attempt(&actions).unwrap();
+    assert!(!again.renew);
+    machine.step(answer(&again, Err(Code::BadRequest)), at(0.3), 0.0);
+    assert_eq!(held(&machine, "a"), Some(1));
+    assert_eq!(
+        machine.step(answer(&first, Ok((9, 60.0))), at(0.4), 0.0),
+        []
+    );
+    assert_eq!(held(&machine, "a"), Some(1));
+}
+
+#[test]
+fn nobody_who_left_keeps_a_credential() {
+    let mut machine = holding(100.0);
+    let actions = machine.step(Event::Wanted(BTreeMap::new()), at(1.0), 0.0);
+    assert_eq!(actions, [Action::Withdraw("a")]);
+    assert_eq!((held(&machine, "a"), machine.wake_at()), (None, None));
+}
+
+#[test]
+fn either_clock_expires_a_credential() {
+    // Suspended: the wall clock jumps, the monotonic one stood still.
+    let mut machine = holding(100.0);
+    let resumed = Now {
+        wall: at(500.0).wall,
+        mono: secs(1.0),
+    };
+    let actions = machine.step(Event::Tick, resumed, 0.0);
+    assert!(actions.contains(&Action::Withdraw("a")) && attempt(&actions).is_some());
+    // Set back: the wall clock says that there is plenty of time.
+    let mut machine = holding(100.0);
+    let set_back = Now {
+        wall: at(0.0).wall,
+        mono: secs(100.0),
+    };
+    assert!(
+        machine
+            .step(Event::Tick, set_back, 0.0)
+            .contains(&Action::Withdraw("a"))
+    );
+}
+
+#[test]
+fn a_credential_that_arrives_expired_is_a_named_failure() {
+    let mut machine = M::default();
+    let first = attempt(&machine.step(wanted(&[("a", 1)]), at(10.0), 0.0)).unwrap();
+    assert_eq!(
+        machine.step(answer(&first, Ok((1, 10.0))), at(10.0), 0.0),
+        []
+    );
+    let standing = machine.standing(&KEY, &"a").unwrap();
+    assert!(standing.held.is_none());
+    assert_eq!(standing.error.unwrap().code, Code::ExchangeUnreadable);
+}
+
+proptest! {
+    /// 75–80 % of the remaining life, 45–50 % of long ones; clients are told an
+    /// expiry between the refresh and the real one.
+    #[test]
+    fn the_schedule_follows_the_remaining_life(life in 5_u32..90_000, jitter in 0.0..=1.0_f64) {
+        let life = f64::from(life);
+        let fresh = Fresh { credential: 1, expires_at: at(life).wall };
+        let lease = Lease::new(fresh, at(0.0), jitter, 1).unwrap();
+        let share = lease.refresh.mono.as_secs_f64() / life;
+        let (earliest, latest) = if life >= 6.0 * 3600.0 { (0.45, 0.50) } else { (0.75, 0.80) };
+        prop_assert!(share >= earliest - 1e-6 && share <= latest + 1e-6, "{share}");
+        let margin = (life * 0.1).min(60.0);
+        let published = lease.published_expires_at.duration_since(at(0.0).wall).as_secs_f64();
+        prop_assert!((published - (life - margin)).abs() < 0.01);
+        prop_assert!(lease.refresh.wall < lease.published_expires_at);
+        prop_assert!(lease.published_expires_at < lease.expires_at);
+    }
+
+    /// The promise to users: no upstream failure shorter than 15 % of a
+    /// credential's life is ever seen by a consumer, be it refusals at once or
+    /// an upstream that hangs; and nobody ever holds an expired credential.
+    #[test]
+    fn outages_below_15_percent_of_a_life_go_unseen(
+        life in 150_u32..40_000,
+        outages in proptest::collection::vec((0.0..6.0_f64, 0.0..0.149_f64), 0..6),
+        hangs: bool,
+        latency in 0.0..0.5_f64,
+        jitters in proptest::collection::vec(0.0..=1.0_f64, 1..20),
+    ) {
+        let life = f64::from(life);
+        // Outages of one life's length apart, so that two do not add up to a longer one.
+        let mut free = 0.1 * life;
+        let outages: Vec<(f64, f64)> = outages
+            .iter()
+            .map(|(gap, length)| {
+                let start = free + gap * life;
+                let end = start + length * life;
+                free = end + life;
+                (start, end)
+            })
+            .collect();
+        let down = |now: f64| outages.iter().any(|(start, end)| (*start..*end).contains(&now));
+        let mut jitters = jitters.iter().copied().cycle();
+        let mut jitter = move || jitters.next().unwrap();
+
+        let mut machine = M::default();
+        let mut now = 0.0;
+        let mut answers: Vec<(f64, Event<&str, &str, u32>)> = Vec::new();
+        let mut event = wanted(&[("a", 1)]);
+        let mut first = true;
+        let mut calls = 0_u32;
+        while now < 12.0 * life {
+            let actions = machine.step(event, at(now), jitter());
+            if let Some(lease) = machine.held(&KEY, &"a") {
+                prop_assert!(lease.expires_at > at(now).wall, "expired one kept at {now}");
+                first = false;
+            } else {
+                prop_assert!(first, "no credential at {now} of life {life}");
+            }
+            if let Some(attempt) = attempt(&actions) {
+                calls += 1;
+                let failed = down(now);
+                let end = now + match failed {
+                    true if hangs => attempt.deadline.as_secs_f64(),
+                    true => 0.001,
+                    false => latency,
+                };
+                let result = if failed { Err(Code::ExchangeUnreachable) } else { Ok((1, end + life)) };
+                answers.push((end, answer(&attempt, result)));
+            }
+            let wake = machine.wake_at().map_or(f64::MAX, |wake| wake.as_secs_f64());
+            answers.sort_by(|a, b| b.0.total_cmp(&a.0));
+            match answers.pop_if(|(end, _)| *end <= wake) {
+                Some((end, answer)) => (now, event) = (end, answer),
+                // Wake times have nanoseconds, this test's clock has milliseconds.
+                None => (now, event) = (wake + 0.001, Event::Tick),
+            }
+        }
+        prop_assert!(calls < 12 * 40, "{calls} calls in 12 lives");
+    }
+
+    /// Whatever the events, nobody holds an expired credential after a step,
+    /// and at most one attempt per key is under way.
+    #[test]
+    fn no_order_of_events_breaks_the_invariants(
+        steps in proptest::collection::vec((0_u8..6, 0.0..40.0_f64, 0.0..=1.0_f64), 1..80),
+    ) {
+        let mut machine = M::default();
+        let mut now = 0.0;
+        let mut open: Option<Attempt<&str, &str>> = None;
+        for (kind, wait, jitter) in steps {
+            now += wait;
+            let event = match (kind, open.take()) {
+                (0, kept) => { open = kept; wanted(&[("a", 1), ("b", 1)]) }
+                (1, kept) => { open = kept; wanted(&[("b", 2)]) }
+                (2, Some(attempt)) => answer(&attempt, Ok((1, now + 60.0))),
+                (3, Some(attempt)) => answer(&attempt, Ok((1, now - 1.0))),
+                (4, Some(attempt)) => answer(&attempt, Err(Code::ExchangeRejected)),
+                (_, kept) => { open = kept; Event::Tick }
+            };
+            let actions = machine.step(event, at(now), jitter);
+            for action in &actions {
+                if let Action::Acquire(attempt) = action {
+                    prop_assert!(open.is_none(), "two attempts at once");
+                    prop_assert!(!attempt.holders.is_empty());
+                    open = Some(attempt.clone());
+                }
+            }
+            for holder in ["a", "b"] {
+                if let Some(lease) = machine.held(&KEY, &holder) {
+                    prop_assert!(lease.expires_at > at(now).wall);
+                }
+            }
+            prop_assert!(machine.wake_at().is_none_or(|wake| open.is_some() || wake > secs(now)));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What every trial has around it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use harness::argocd::ArgoCd;
+use harness::binaries::Binaries;
+use harness::installation::Installation;
+use harness::packages;
+use harness::peers::Peers;
+use harness::scene::{Lives, Surroundings};
+use kube::Client;
+use serde_json::json;
+
+use crate::api::Rest;
+use crate::webhook::Webhook;
+
+/// Short enough that every credential of a run rotates during it.
+const LIVES: Lives = Lives {
+    identity: Duration::from_secs(60),
+    robot: Duration::from_secs(60),
+};
+
+/// What is built and installed before anything is started.
+pub(crate) struct Prepared {
+    pub(crate) peers: Peers,
+    pub(crate) binaries: Binaries,
+    /// The run's folder.
+    pub(crate) folder: PathBuf,
+}
+
+impl Prepared {
+    pub(crate) fn new(folder: &Path) -> Result<Self> {
+        packages::ensure()?;
+        Ok(Self {
+            peers: Peers::prepare()?,
+            binaries: Binaries::build()?,
+            folder: folder.to_owned(),
+        })
+    }
+}
+
+/// The running scene, and Argo CD where a trial needs it.
+pub(crate) struct Scene {
+    // Dropped in this order: users before what they use.
+    argocd: Option<ArgoCd>,
+    pub(crate) installation: Installation,
+    pub(crate) around: Surroundings,
+    pub(crate) binaries: Binaries,
+    pub(crate) peers: Peers,
+    /// A folder for the trials' own files.
+    pub(crate) folder: PathBuf,
+}
+
+impl Scene {
+    pub(crate) async fn start(prepared: &Prepared, with_argocd: bool) -> Result<Self> {
+        let folder = prepared.folder.join("scene");
+        let around = Surroundings::start(&folder, &prepared.peers, LIVES).await?;
+        let installation = around.install(&prepared.binaries, LIVES).await?;
+        let argocd = if with_argocd {
+            Some(around.argocd(&prepared.peers).await?)
+        } else {
+            None
+        };
+        Ok(Self {
+            argocd,
+            installation,
+            around,
+            binaries: prepared.binaries.clone(),
+            peers: prepared.peers.clone(),
+            folder,
+        })
+    }
+
+    /// Argo CD, for cases that were made with it.
+    #[expect(dead_code, reason = "for the trials of argocd.rs and rotation.rs")]
+    pub(crate) fn argocd(&mut self) -> Result<&mut ArgoCd> {
+        self.argocd
+            .as_mut()
+            .context("this case was made without `with_argocd`")
+    }
+
+    /// A client with all rights.
+    pub(crate) fn client(&self) -> Result<Client> {
+        self.around.client()
+    }
+
+    /// The API server as bytes on the wire, with all rights.
+    pub(crate) fn rest(&self) -> Result<Rest> {
+        Ok(Rest::new(self.client()?))
+    }
+
+    /// The admission webhook itself.
+    pub(crate) fn webhook(&self) -> Result<Webhook> {
+        let url = self.installation.plan.admission_url();
+        Webhook::new(url, self.around.authority.pem())
+    }
+
+    /// Makes a namespace for a trial and returns its name.
+    pub(crate) async fn namespace<'n>(
+        &self,
+        name: &'n str,
+        labels: &[(&str, &str)],
+    ) -> Result<&'n str> {
+        let labels: BTreeMap<_, _> = labels.iter().copied().collect();
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": name, "labels": labels },
+        });
+        self.rest()?
+            .create("/api/v1/namespaces", &namespace)
+            .await
+            .with_context(|| format!("make namespace {name}"))?;
+        Ok(name)
+    }
+}

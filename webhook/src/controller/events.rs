@@ -1,0 +1,90 @@
+//! Events: what has changed for a user flows in, `events.k8s.io` events on the
+//! Secret or the binding flow out. An event that cannot be written is logged.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use shared::{
+    binding::{Condition, GROUP, KIND, VERSION},
+    errors::Named,
+};
+
+use super::{FIELD_MANAGER, binding::Binding, world::Key};
+use crate::source::Owner;
+
+/// The API's limit for a note is 1 kB.
+const LONGEST_NOTE: usize = 1000;
+
+#[derive(Clone)]
+pub(super) struct Events(Recorder);
+
+impl Events {
+    pub(super) fn new(client: Client, instance: &str) -> Self {
+        let reporter = Reporter {
+            controller: FIELD_MANAGER.to_owned(),
+            instance: Some(instance.to_owned()),
+        };
+        Self(Recorder::new(client, reporter))
+    }
+
+    /// Says on the Secret what is wrong with it.
+    pub(super) async fn refused(&self, key: &Key, secret: &Owner, problem: &Named) {
+        let reference = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Secret".to_owned()),
+            ..reference(key, &secret.uid)
+        };
+        let (kind, reason) = (EventType::Warning, problem.code.as_str());
+        self.publish(kind, reason, &problem.to_string(), &reference)
+            .await;
+    }
+
+    /// Says on the binding that a condition has changed.
+    pub(super) async fn changed(
+        &self,
+        key: &Key,
+        binding: &Binding,
+        condition: &Condition,
+        kind: EventType,
+    ) {
+        let reference = ObjectReference {
+            api_version: Some(format!("{GROUP}/{VERSION}")),
+            kind: Some(KIND.to_owned()),
+            ..reference(key, &binding.uid)
+        };
+        self.publish(kind, &condition.reason, &condition.message, &reference)
+            .await;
+    }
+
+    async fn publish(&self, kind: EventType, reason: &str, note: &str, on: &ObjectReference) {
+        let mut end = note.len().min(LONGEST_NOTE);
+        while !note.is_char_boundary(end) {
+            end -= 1;
+        }
+        let event = Event {
+            type_: kind,
+            reason: reason.to_owned(),
+            note: Some(note[..end].to_owned()),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.0.publish(&event, on).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                reason,
+                "an event was not written"
+            );
+        }
+    }
+}
+
+fn reference(key: &Key, uid: &str) -> ObjectReference {
+    ObjectReference {
+        namespace: Some(key.namespace.clone()),
+        name: Some(key.name.clone()),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
+    }
+}

@@ -1,0 +1,221 @@
+//! Conditions: a binding's spec, what nodes report and what is wrong flow in,
+//! `Ready`, `Degraded`, the earliest expiry and the entries to prune flow out.
+//! Pure; the time is passed in.
+//!
+//! `Ready` says whether every node with a consumer has a valid credential,
+//! `Degraded` whether somebody has to do something. Both can be true: a refresh
+//! has failed, and the last good credential is still valid.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use shared::{
+    binding::{Condition, NodeState, NodeStatus},
+    errors::{Code, Named},
+};
+
+use super::binding::Binding;
+
+/// The condition that says whether credentials are where they are needed.
+pub const READY: &str = "Ready";
+/// The condition that says whether something is wrong.
+pub const DEGRADED: &str = "Degraded";
+
+const TRUE: &str = "True";
+const FALSE: &str = "False";
+const UNKNOWN: &str = "Unknown";
+
+/// A condition's message is longer than this only by mistake.
+const LONGEST_MESSAGE: usize = 2048;
+
+/// What the conditions are made from, besides the binding itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances<'a> {
+    /// What is wrong with the Secret. The binding's spec is then the last good
+    /// one, and what nodes have of it stays valid.
+    pub problems: &'a [Named],
+    /// Why no credential of this binding is delivered at all.
+    pub blocked: Option<&'a Named>,
+    /// All nodes; `None` while they are not known.
+    pub nodes: Option<&'a BTreeSet<String>>,
+    /// The namespace's service accounts; `None` while they are not known.
+    pub service_accounts: Option<&'a BTreeSet<String>>,
+}
+
+/// What the status should be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// `Ready` and `Degraded`.
+    pub conditions: Vec<Condition>,
+    /// The earliest expiry over all nodes.
+    pub expires_at: Option<Timestamp>,
+    /// Names of entries whose node is gone.
+    pub vanished: Vec<String>,
+    /// When this has to be looked at again although nothing changes: the next
+    /// credential expires then, and its agent may be silent.
+    pub again_at: Option<Timestamp>,
+}
+
+/// Judges a binding.
+pub fn judge(binding: &Binding, around: Circumstances<'_>, now: Timestamp) -> Verdict {
+    let exists = |node: &&NodeStatus| around.nodes.is_none_or(|nodes| nodes.contains(&node.name));
+    let (live, gone): (Vec<_>, Vec<_>) = binding.status.nodes.iter().partition(exists);
+    let ready = ready(binding, &live, around, now);
+    let degraded = degraded(&live, around, now);
+    let expiries = live.iter().filter_map(|node| node.expires_at);
+    Verdict {
+        conditions: [(READY, ready), (DEGRADED, degraded)]
+            .into_iter()
+            .map(|(kind, finding)| condition(binding, kind, finding, now))
+            .collect(),
+        expires_at: expiries.clone().min(),
+        vanished: gone.into_iter().map(|node| node.name.clone()).collect(),
+        again_at: expiries.filter(|expiry| *expiry > now).min(),
+    }
+}
+
+struct Finding {
+    status: &'static str,
+    reason: String,
+    message: String,
+}
+
+impl Finding {
+    fn new(status: &'static str, reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason: reason.to_owned(),
+            message: message.into(),
+        }
+    }
+
+    fn named(status: &'static str, error: &Named) -> Self {
+        Self::new(status, error.code.as_str(), error.to_string())
+    }
+}
+
+fn ready(
+    binding: &Binding,
+    live: &[&NodeStatus],
+    around: Circumstances<'_>,
+    now: Timestamp,
+) -> Finding {
+    if let Some(error) = around.blocked {
+        return Finding::named(FALSE, error);
+    }
+    if live.is_empty() {
+        return Finding::new(UNKNOWN, "no-consumer", missing_consumer(binding, around));
+    }
+    let without = live.iter().find(|node| !has_valid(node, now));
+    match without {
+        // The order matters: an error explains more than "pending".
+        Some(node) => match failure(node, now) {
+            Some(finding) => Finding {
+                status: FALSE,
+                ..finding
+            },
+            None => Finding::new(
+                FALSE,
+                "pending",
+                on(node, "the first credential is being obtained"),
+            ),
+        },
+        None => match live
+            .iter()
+            .find(|node| node.observed_generation < binding.generation)
+        {
+            Some(node) => Finding::new(FALSE, "pending", on(node, "a change is being taken in")),
+            None => Finding::new(TRUE, "ready", nodes(live.len())),
+        },
+    }
+}
+
+fn degraded(live: &[&NodeStatus], around: Circumstances<'_>, now: Timestamp) -> Finding {
+    if let [first, more @ ..] = around.problems {
+        let mut finding = Finding::named(TRUE, first);
+        for problem in more {
+            finding.message.push(' ');
+            finding.message.push_str(&problem.to_string());
+        }
+        return finding;
+    }
+    if let Some(error) = around.blocked {
+        return Finding::named(TRUE, error);
+    }
+    live.iter()
+        .find_map(|node| failure(node, now))
+        .unwrap_or_else(|| Finding::new(FALSE, "as-expected", ""))
+}
+
+/// What is wrong on a node.
+fn failure(node: &NodeStatus, now: Timestamp) -> Option<Finding> {
+    if let Some(error) = &node.error {
+        return Some(Finding::new(TRUE, &error.code, on(node, &error.message)));
+    }
+    let is_expired = node.expires_at.is_some_and(|expiry| expiry <= now);
+    // An agent says why, unless it is silent.
+    (node.state == NodeState::Degraded || is_expired).then(|| {
+        let code = Code::CredentialExpired;
+        Finding::new(TRUE, code.as_str(), on(node, code.cause()))
+    })
+}
+
+fn has_valid(node: &NodeStatus, now: Timestamp) -> bool {
+    match node.expires_at {
+        Some(expiry) => expiry > now,
+        None => node.state == NodeState::Ready,
+    }
+}
+
+fn missing_consumer(binding: &Binding, around: Circumstances<'_>) -> String {
+    let consumers = binding
+        .spec
+        .as_ref()
+        .map_or(&[][..], |spec| &spec.consumers);
+    let list = consumers.join(", ");
+    let exists = |name: &String| {
+        around
+            .service_accounts
+            .is_none_or(|known| known.contains(name))
+    };
+    if consumers.iter().any(exists) {
+        format!("no injected pod runs as {list} yet")
+    } else {
+        format!("the namespace has no service account {list}")
+    }
+}
+
+fn on(node: &NodeStatus, message: &str) -> String {
+    format!("node {}: {message}", node.name)
+}
+
+fn nodes(count: usize) -> String {
+    match count {
+        1 => "a valid credential is on 1 node".to_owned(),
+        _ => format!("valid credentials are on {count} nodes"),
+    }
+}
+
+fn condition(binding: &Binding, kind: &str, finding: Finding, now: Timestamp) -> Condition {
+    let before = binding
+        .status
+        .conditions
+        .iter()
+        .find(|before| before.kind == kind);
+    // The API keeps whole seconds.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    Condition {
+        kind: kind.to_owned(),
+        last_transition_time: match before {
+            Some(before) if before.status == finding.status => before.last_transition_time,
+            _ => now,
+        },
+        status: finding.status.to_owned(),
+        reason: finding.reason,
+        message: finding.message.chars().take(LONGEST_MESSAGE).collect(),
+        observed_generation: binding.generation,
+    }
+}
+
+#[cfg(test)]
+mod tests;

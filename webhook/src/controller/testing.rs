@@ -1,0 +1,69 @@
+//! Bindings for the controller's tests.
+
+use kube::core::DynamicObject;
+use serde_json::{Value, json};
+
+use super::binding::Binding;
+
+/// A Quay repository without a project, delivered to every pod.
+pub(super) fn quay(host: &str) -> Value {
+    json!({
+        "target": {"type": "Registry", "address": format!("{host}/team/charts")},
+        "provider": "spiffe",
+        "identity": {
+            "spiffeId": "spiffe://example.org/ns/argocd/sa/argocd-global",
+            "audience": host,
+            "serviceAccount": "argocd-global",
+            "credential": "SpiffeJWT",
+        },
+        "exchange": {
+            "type": "quay",
+            "authUrl": format!("https://{host}/oauth2/federation/robot/token"),
+            "username": "team+puller",
+        },
+        "delivery": "docker-config",
+        "consumers": ["argocd-repo-server"],
+    })
+}
+
+/// A cluster.
+pub(super) fn cluster(server: &str, audience: &str) -> Value {
+    json!({
+        "target": {"type": "Cluster", "address": server},
+        "provider": "spiffe",
+        "identity": {
+            "spiffeId": "spiffe://example.org/ns/argocd/sa/argocd-application-controller",
+            "audience": audience,
+            "serviceAccount": "argocd-application-controller",
+            "credential": "SpiffeJWT",
+        },
+        "exchange": {"type": "none"},
+        "delivery": "exec",
+        "consumers": ["argocd-application-controller"],
+    })
+}
+
+/// As the API server has it: created at `second`, owned by its Secret.
+pub(super) fn object(name: &str, second: i64, spec: Value, status: Value) -> DynamicObject {
+    let created = jiff::Timestamp::from_second(second).unwrap();
+    serde_json::from_value(json!({
+        "apiVersion": "workload-identity.dev/v1alpha1",
+        "kind": "CredentialBinding",
+        "metadata": {
+            "name": name, "namespace": "argocd", "uid": format!("binding-{name}"),
+            "resourceVersion": "7", "generation": 2, "creationTimestamp": created,
+            "ownerReferences": [{
+                "apiVersion": "v1", "kind": "Secret", "name": name, "uid": format!("uid-{name}"),
+                "controller": true,
+            }],
+        },
+        "spec": spec,
+        "status": status,
+    }))
+    .unwrap()
+}
+
+/// The same as the controller sees it, without a status.
+pub(super) fn binding(name: &str, second: i64, spec: Value) -> Binding {
+    object(name, second, spec, json!({})).into()
+}

@@ -1,0 +1,96 @@
+//! The issuer's public documents: issuer URL and public keys flow in, JSON
+//! flows out (OpenID Connect Discovery 1.0, RFC 7517).
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+    routing,
+};
+use serde::Serialize;
+use url::Url;
+
+use super::keys::{ALGORITHM, Keyring, PublicJwk};
+use crate::config::IssuerUrl;
+
+/// Path of the discovery document below the issuer.
+pub const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
+/// Path of the key set below the issuer.
+pub const KEYS_PATH: &str = "/keys";
+
+/// How long verifiers may keep a document. Short, because a replaced key is to
+/// be seen soon.
+const CACHE: &str = "public, max-age=60";
+
+/// The discovery document, with what registries, clouds and API servers read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+    response_types_supported: [&'static str; 1],
+    subject_types_supported: [&'static str; 1],
+    id_token_signing_alg_values_supported: [&'static str; 1],
+}
+
+/// The discovery document of an issuer.
+pub fn discovery(issuer: &IssuerUrl) -> Discovery {
+    Discovery {
+        issuer: issuer.as_str().to_owned(),
+        jwks_uri: issuer.join(KEYS_PATH),
+        // Required members; nobody signs in here, so they say the least.
+        response_types_supported: ["id_token"],
+        subject_types_supported: ["public"],
+        id_token_signing_alg_values_supported: [ALGORITHM],
+    }
+}
+
+/// A key set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeySet {
+    keys: Vec<PublicJwk>,
+}
+
+/// The key set of these keys.
+pub fn key_set(keys: Vec<PublicJwk>) -> KeySet {
+    KeySet { keys }
+}
+
+struct Documents {
+    issuer: IssuerUrl,
+    keyring: Keyring,
+}
+
+/// Serves both documents at the root and, if the issuer has a path, below that
+/// path too: proxies in front may or may not strip it.
+pub fn router(issuer: IssuerUrl, keyring: Keyring) -> Router {
+    let path = Url::parse(issuer.as_str())
+        .map(|url| url.path().trim_end_matches('/').to_owned())
+        .unwrap_or_default();
+    let documents = Router::new()
+        .route(DISCOVERY_PATH, routing::get(serve_discovery))
+        .route(KEYS_PATH, routing::get(serve_keys));
+    // A path with characters that routes give a meaning to is left to the proxy.
+    let router = if path.is_empty() || path.contains(['{', '}', '*', ':']) {
+        documents
+    } else {
+        Router::new()
+            .nest(&path, documents.clone())
+            .merge(documents)
+    };
+    router.with_state(Arc::new(Documents { issuer, keyring }))
+}
+
+async fn serve_discovery(State(documents): State<Arc<Documents>>) -> Response {
+    cached(discovery(&documents.issuer))
+}
+
+async fn serve_keys(State(documents): State<Arc<Documents>>) -> Response {
+    cached(key_set(documents.keyring.public()))
+}
+
+fn cached(document: impl Serialize) -> Response {
+    ([(header::CACHE_CONTROL, CACHE)], Json(document)).into_response()
+}

@@ -1,0 +1,168 @@
+//! A stateful stand-in for the few calls that the issuer makes to the API
+//! server. Tests only; the real one is met in the integration tests.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+};
+
+use axum::http::{Method, Request, Response};
+use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::{
+    ByteString,
+    api::{
+        authentication::v1::{TokenReview, TokenReviewStatus},
+        core::v1::{Pod, Secret},
+    },
+};
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+
+#[derive(Clone, Default)]
+pub(crate) struct Cluster(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    secrets: HashMap<(String, String), Secret>,
+    pods: HashMap<(String, String), Pod>,
+    tokens: HashMap<String, TokenReviewStatus>,
+    calls: Vec<String>,
+    down: bool,
+}
+
+impl Cluster {
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.clone(), "default")
+    }
+
+    pub(crate) fn add_secret(&self, namespace: &str, name: &str, values: &[(&str, &str)]) {
+        let value = |text: &str| ByteString(text.as_bytes().to_vec());
+        let data = values
+            .iter()
+            .map(|(key, text)| ((*key).to_owned(), value(text)));
+        let mut secret = Secret {
+            data: Some(data.collect()),
+            ..Secret::default()
+        };
+        secret.metadata.namespace = Some(namespace.to_owned());
+        secret.metadata.name = Some(name.to_owned());
+        self.put_secret(secret);
+    }
+
+    pub(crate) fn put_secret(&self, secret: Secret) {
+        let namespace = secret.metadata.namespace.clone().unwrap();
+        let name = secret.metadata.name.clone().unwrap();
+        self.0
+            .lock()
+            .unwrap()
+            .secrets
+            .insert((namespace, name), secret);
+    }
+
+    pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Secret> {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.0.lock().unwrap().secrets.get(&key).cloned()
+    }
+
+    pub(crate) fn put_pod(&self, namespace: &str, name: &str, pod: Value) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let pod = serde_json::from_value(pod).unwrap();
+        self.0.lock().unwrap().pods.insert(key, pod);
+    }
+
+    pub(crate) fn put_token(&self, token: &str, status: TokenReviewStatus) {
+        self.0
+            .lock()
+            .unwrap()
+            .tokens
+            .insert(token.to_owned(), status);
+    }
+
+    /// Every call fails from now on.
+    pub(crate) fn down(&self) {
+        self.0.lock().unwrap().down = true;
+    }
+
+    /// Calls so far, as `METHOD path`.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.0.lock().unwrap().calls.clone()
+    }
+
+    fn answer(
+        &self,
+        method: &Method,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Value, (u16, &'static str)> {
+        let mut state = self.0.lock().unwrap();
+        state.calls.push(format!("{method} {path}"));
+        if state.down {
+            return Err((500, "InternalError"));
+        }
+        let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
+        let key = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
+        match (method, parts.as_slice()) {
+            (&Method::POST, ["apis", "authentication.k8s.io", "v1", "tokenreviews"]) => {
+                let mut review: TokenReview = serde_json::from_slice(body).unwrap();
+                assert_eq!(
+                    review.spec.audiences,
+                    Some(vec!["argocd-identity".to_owned()])
+                );
+                let token = review.spec.token.clone().unwrap();
+                review.status = state.tokens.get(&token).cloned();
+                Ok(json!(review))
+            }
+            (&Method::GET, ["api", "v1", "namespaces", namespace, "pods", name]) => {
+                let pod = state.pods.get(&key(namespace, name));
+                pod.map(|pod| json!(pod)).ok_or((404, "NotFound"))
+            }
+            (&Method::GET, ["api", "v1", "namespaces", namespace, "secrets", name]) => {
+                let secret = state.secrets.get(&key(namespace, name));
+                secret.map(|secret| json!(secret)).ok_or((404, "NotFound"))
+            }
+            (&Method::POST, ["api", "v1", "namespaces", namespace, "secrets"]) => {
+                let secret: Secret = serde_json::from_slice(body).unwrap();
+                let key = key(namespace, secret.metadata.name.as_deref().unwrap());
+                if state.secrets.contains_key(&key) {
+                    return Err((409, "AlreadyExists"));
+                }
+                state.secrets.insert(key, secret.clone());
+                Ok(json!(secret))
+            }
+            other => panic!("unexpected call {other:?}"),
+        }
+    }
+}
+
+impl tower::Service<Request<Body>> for Cluster {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let cluster = self.clone();
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect_bytes().await.unwrap();
+            let (status, answer) = match cluster.answer(&head.method, head.uri.path(), &body) {
+                Ok(answer) => (200, answer),
+                Err((code, reason)) => {
+                    let status = json!({
+                        "kind": "Status", "apiVersion": "v1", "status": "Failure",
+                        "reason": reason, "code": code, "message": reason,
+                    });
+                    (code, status)
+                }
+            };
+            let body = Body::from(serde_json::to_vec(&answer).unwrap());
+            Ok(Response::builder().status(status).body(body).unwrap())
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,107 @@
+//! Asks the API server: tokens and names flow in, facts for
+//! [`authorize`](super::authorize) flow out. Nothing is cached: a token of a
+//! deleted pod is refused at once.
+
+use k8s_openapi::api::{
+    authentication::v1::{TokenReview, TokenReviewSpec},
+    core::v1::Pod,
+};
+use kube::{Api, Client, api::PostParams};
+use secrecy::{ExposeSecret, SecretString};
+use shared::{
+    binding::CredentialBindingSpec,
+    errors::{Code, Named},
+    layout::TOKEN_AUDIENCE,
+};
+use zeroize::Zeroize;
+
+use super::authorize::{Consumer, PodState, ReviewedToken};
+use crate::{
+    derive::{Derivation, object_name},
+    source::{self, Derived},
+};
+
+/// The API server as the identity API uses it.
+#[derive(Clone)]
+pub struct Reviewer {
+    client: Client,
+    derivation: Derivation,
+}
+
+impl Reviewer {
+    /// A reviewer that derives bindings like the controller does.
+    pub fn new(client: Client, derivation: Derivation) -> Self {
+        Self { client, derivation }
+    }
+
+    /// Has a token reviewed for our audience.
+    ///
+    /// # Errors
+    /// [`Code::IssuerUnavailable`] when the API server does not answer.
+    pub async fn review(&self, token: &SecretString) -> Result<ReviewedToken, Named> {
+        let mut review = TokenReview {
+            spec: TokenReviewSpec {
+                audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]),
+                token: Some(token.expose_secret().to_owned()),
+            },
+            ..TokenReview::default()
+        };
+        let api = Api::<TokenReview>::all(self.client.clone());
+        let answer = api.create(&PostParams::default(), &review).await;
+        review.spec.token.zeroize();
+        let mut answer = answer.map_err(|error| unavailable("TokenReview", &error))?;
+        answer.spec.token.zeroize();
+        let mut reviewed = ReviewedToken::from(answer.status.unwrap_or_default());
+        // The words of an authentication webhook might repeat the token.
+        if reviewed.words.contains(token.expose_secret()) {
+            reviewed.words.clear();
+        }
+        Ok(reviewed)
+    }
+
+    /// The state of a consumer's pod.
+    ///
+    /// # Errors
+    /// [`Code::IssuerUnavailable`] when the API server does not answer.
+    pub async fn pod(&self, namespace: &str, consumer: &Consumer) -> Result<PodState, Named> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
+        match api.get_opt(consumer.pod_name()).await {
+            Ok(pod) => Ok(pod.into()),
+            Err(error) => Err(unavailable("reading the pod", &error)),
+        }
+    }
+
+    /// The binding's spec, derived from its Secret.
+    ///
+    /// # Errors
+    /// [`Code::BindingNotFound`], [`Code::IssuerUnavailable`], or the first
+    /// thing that is wrong with the Secret.
+    pub async fn binding(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<CredentialBindingSpec, Named> {
+        let derived = source::fetch(&self.client, &self.derivation, namespace, name)
+            .await
+            .map_err(|error| unavailable("reading the Secret", &error))?;
+        let object = object_name(namespace, name);
+        match derived {
+            Derived::Valid(_, spec) => Ok(*spec),
+            Derived::Invalid(_, problems) => Err(problems
+                .into_iter()
+                .next()
+                .unwrap_or_else(|| Named::new(Code::InvalidSecret, object))),
+            Derived::Absent | Derived::Unused(_) => Err(Named::new(Code::BindingNotFound, object)),
+        }
+    }
+}
+
+/// The cause goes to the log only: agents can do nothing about it.
+fn unavailable(step: &'static str, error: &kube::Error) -> Named {
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        step,
+        "the API server gave no answer"
+    );
+    Named::new(Code::IssuerUnavailable, step)
+}
