@@ -273,7 +273,7 @@ impl<S: IdentitySource> Engine<S> {
                     }
                 }
                 Action::Withdraw(holder) => {
-                    tracing::warn!(binding = %holder.binding, service_account = holder.service_account, "credential withdrawn");
+                    tracing::info!(binding = %holder.binding, service_account = holder.service_account, "credential withdrawn");
                 }
             }
         }

@@ -32,6 +32,8 @@ const ROLE: &str = "WORKLOAD_IDENTITY_SANDBOX";
 const RUN: &str = "WORKLOAD_IDENTITY_SANDBOX_RUN";
 /// When set, the run's folder with all logs is left behind.
 const KEEP: &str = "WORKLOAD_IDENTITY_KEEP";
+/// Variables of this program alone: who starts another one that has a sandbox of its own takes them away.
+pub const VARIABLES: [&str; 2] = [ROLE, RUN];
 const HOSTS: &str = "/etc/hosts";
 /// Time that the run has to end after a signal, before everything inside is killed.
 const GRACE: Duration = Duration::from_secs(20);

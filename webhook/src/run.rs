@@ -205,11 +205,9 @@ async fn first_key(keys: &KeySource, gate: &Gate) -> Keyring {
         match keys.load_or_create().await {
             Ok(key) => return Keyring::new(key),
             Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "no signing key yet"
-                );
-                gate.close(error.to_string());
+                let error = chain(&error);
+                tracing::error!(error, "no signing key yet");
+                gate.close(error);
                 sleep(KEY_RETRY).await;
             }
         }

@@ -12,10 +12,10 @@
 mod api;
 mod applications;
 mod rollout;
+mod setup;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,15 +24,13 @@ use anyhow::{Context, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::future::try_join_all;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client};
-use serde_json::json;
 
 pub use api::ArgoCdApi;
 pub use applications::{Applications, Report};
 
-use crate::control_plane::{ControlPlane, apply};
+use crate::control_plane::ControlPlane;
 use crate::node::Node;
 use crate::peers::Peers;
 use crate::ports;
@@ -43,8 +41,6 @@ use crate::sandboxed_container::{self, Image, SandboxedContainer};
 const POD: Duration = Duration::from_secs(60);
 /// Until a process of Argo CD answers.
 const READY: Duration = Duration::from_secs(60);
-/// The user of Argo CD's image.
-const USER: i64 = 999;
 
 /// The processes that are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,7 +129,7 @@ impl ArgoCd {
         let client = options.control_plane.client()?;
         let password = random()?;
         let redis = Redis::start(&create(options.folder.join("redis"))?, &password).await?;
-        install(&client, &options, &password).await?;
+        setup::install(&client, &options, &password).await?;
 
         let mut ports = HashMap::new();
         for component in Component::ALL {
@@ -148,8 +144,8 @@ impl ArgoCd {
             node: options.node,
             namespace: options.namespace.to_owned(),
             folder: create(options.folder.join("pods"))?,
-            image: image(options.peers, options.folder)?,
-            hosts: hosts(options.hosts),
+            image: setup::image(options.peers, options.folder)?,
+            hosts: setup::hosts(options.hosts),
             api_server_port: options.control_plane.port(),
             ports,
             http: reqwest::Client::builder()
@@ -315,105 +311,6 @@ impl Settings {
             .chain(switches.into_iter().map(str::to_owned))
             .collect())
     }
-}
-
-/// Applies install.yaml, which has the CRDs, and what an installation brings besides: the Redis password,
-/// which an init container of the Redis pod would make, and trusted certificates.
-async fn install(client: &Client, options: &Options<'_>, password: &str) -> Result<()> {
-    let manifest = options.peers.argocd_module().join("manifests/install.yaml");
-    let manifest =
-        fs::read_to_string(&manifest).with_context(|| format!("read {}", manifest.display()))?;
-    apply(client, options.namespace, &manifest)
-        .await
-        .context("apply Argo CD's install.yaml")?;
-    let secret = json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": { "name": "argocd-redis" },
-        "stringData": { "auth": password },
-    });
-    patch::<Secret>(
-        client,
-        options.namespace,
-        "argocd-redis",
-        &Patch::Apply(secret),
-    )
-    .await?;
-    let certificates = json!({ "data": options.trusted });
-    patch::<ConfigMap>(
-        client,
-        options.namespace,
-        "argocd-tls-certs-cm",
-        &Patch::Merge(certificates),
-    )
-    .await
-}
-
-async fn patch<K>(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    patch: &Patch<serde_json::Value>,
-) -> Result<()>
-where
-    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned,
-    K::DynamicType: Default,
-{
-    let how = match patch {
-        Patch::Apply(_) => PatchParams::apply("argocd-workload-identity-tests").force(),
-        _ => PatchParams::default(),
-    };
-    Api::<K>::namespaced(client.clone(), namespace)
-        .patch(name, &how, patch)
-        .await
-        .with_context(|| format!("write {namespace}/{name}"))?;
-    Ok(())
-}
-
-/// Of Argo CD's image: its programs, their names, and the two scripts that it calls for signatures.
-fn image(peers: &Peers, folder: &Path) -> Result<Image> {
-    let mut programs: BTreeMap<String, PathBuf> =
-        [("argocd", peers.argocd()), ("helm", peers.helm())]
-            .map(|(name, path)| (name.to_owned(), path.to_owned()))
-            .into();
-    for script in ["gpg-wrapper.sh", "git-verify-wrapper.sh"] {
-        // Go's module cache keeps no file executable.
-        let (from, to) = (
-            peers.argocd_module().join("hack").join(script),
-            folder.join(script),
-        );
-        fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
-        fs::set_permissions(&to, fs::Permissions::from_mode(0o755))
-            .with_context(|| format!("make {} executable", to.display()))?;
-        programs.insert(script.to_owned(), to);
-    }
-    let links = Component::ALL
-        .into_iter()
-        .map(|component| (component.name().to_owned(), "argocd".to_owned()));
-    Ok(Image {
-        programs,
-        links: links.collect(),
-        environment: [("USER".to_owned(), "argocd".to_owned())].into(),
-        home: PathBuf::from("/home/argocd"),
-        user: USER,
-    })
-}
-
-/// The services by which Argo CD's components know each other, and what the caller wants.
-fn hosts(wanted: Vec<String>) -> Vec<String> {
-    [
-        "argocd-redis",
-        "argocd-repo-server",
-        "argocd-server",
-        "argocd-dex-server",
-    ]
-    .map(str::to_owned)
-    .into_iter()
-    .chain(wanted)
-    .collect()
 }
 
 fn create(folder: PathBuf) -> Result<PathBuf> {

@@ -155,11 +155,13 @@ impl Node {
         let name = pod.name_any();
         let namespace = pod.namespace().context("a pod has no namespace")?;
         let pods: Api<Pod> = Api::namespaced(self.shared.admin.clone(), &namespace);
-        let mut same = DeleteParams::default();
-        same.preconditions = Some(Preconditions {
-            uid: pod.uid(),
-            resource_version: None,
-        });
+        let same = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: pod.uid(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
         match pods.delete(&name, &same).await {
             Ok(_) => {}
             // Gone already, or another pod has the name by now (a StatefulSet's does).

@@ -171,11 +171,14 @@ async fn set_running(shared: &Shared, pod: &Pod) -> Result<()> {
 /// Ends a pod's graceful deletion, as kubelet does when its containers have ended.
 async fn remove(shared: &Shared, pod: &Pod) -> Result<()> {
     let name = pod.name_any();
-    let mut now = DeleteParams::default().grace_period(0);
-    now.preconditions = Some(Preconditions {
-        uid: pod.uid(),
-        resource_version: None,
-    });
+    let now = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(Preconditions {
+            uid: pod.uid(),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
     match namespaced::<Pod>(&shared.kubelet, pod)
         .delete(&name, &now)
         .await

@@ -21,11 +21,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::node::{Node, TokenFile};
 use crate::packages;
@@ -67,7 +67,7 @@ pub struct Options<'a> {
     pub extra_args: &'a [String],
 }
 
-/// A running container. Dropping it kills the process at once.
+/// A running container. Dropping it kills all of its processes at once.
 pub struct SandboxedContainer {
     process: Process,
     _tokens: Vec<TokenFile>,
@@ -134,9 +134,7 @@ impl SandboxedContainer {
             .args(options.extra_args)
             .env_clear()
             .envs(&environment);
-        let process = Process::start(options.container, &mut command, &folder)?
-            // unshare ignores SIGTERM.
-            .with_grace(Duration::ZERO);
+        let process = Process::start(options.container, &mut command, &folder)?;
         Ok(Self {
             process,
             _tokens: volumes.tokens,
@@ -152,6 +150,23 @@ impl SandboxedContainer {
     #[must_use]
     pub fn log(&self) -> &Path {
         self.process.log()
+    }
+}
+
+impl Drop for SandboxedContainer {
+    /// Kills the first process of the container's PID namespace, and so all of them. Only when every one is
+    /// gone does `unshare` end, which the drop of its [`Process`] waits for: what comes next finds ports and
+    /// mounts free. (`unshare` itself ignores SIGTERM.)
+    fn drop(&mut self) {
+        let id = self.process.id();
+        let first = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))
+            .ok()
+            .and_then(|children| children.split_whitespace().next()?.parse().ok())
+            .and_then(Pid::from_raw);
+        if let Some(first) = first {
+            // It may have ended by itself in the meantime, which is as good.
+            let _ = kill_process(first, Signal::KILL);
+        }
     }
 }
 

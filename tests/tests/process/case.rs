@@ -25,10 +25,9 @@ type Last = for<'a> fn(&'a Prepared) -> LocalBoxFuture<'a, Result<()>>;
 /// Makes a [`Case`] that shares the scene from an `async fn(&Scene) -> Result<()>`.
 macro_rules! shared {
     ($body:path) => {
-        $crate::case::Case::shared(
-            concat!(module_path!(), "::", stringify!($body)),
-            |scene| Box::pin($body(scene)),
-        )
+        $crate::case::Case::shared(concat!(module_path!(), "::", stringify!($body)), |scene| {
+            Box::pin($body(scene))
+        })
     };
 }
 
@@ -36,10 +35,9 @@ macro_rules! shared {
 /// `async fn(&mut Scene) -> Result<()>`. It has to leave the scene as it was.
 macro_rules! exclusive {
     ($body:path) => {
-        $crate::case::Case::exclusive(
-            concat!(module_path!(), "::", stringify!($body)),
-            |scene| Box::pin($body(scene)),
-        )
+        $crate::case::Case::exclusive(concat!(module_path!(), "::", stringify!($body)), |scene| {
+            Box::pin($body(scene))
+        })
     };
 }
 

@@ -64,7 +64,10 @@ async fn stock_pods_pass_the_restricted_standard(scene: &Scene) -> Result<()> {
     let host = json!({ "name": "host", "hostPath": { "path": "/" } });
     mount(&mut pod, host, "/host")?;
     let refused = refusal(bench.create(&pod).await)?;
-    ensure!(refused.message.contains("violates PodSecurity"), "{refused:?}");
+    ensure!(
+        refused.message.contains("violates PodSecurity"),
+        "{refused:?}"
+    );
     Ok(())
 }
 
@@ -137,7 +140,11 @@ async fn the_host_network_is_left_alone(scene: &Scene) -> Result<()> {
         pod["spec"]["hostNetwork"] = json!(true);
         let tried = bench.check(&pod).await?;
         ensure!(tried.additions.is_empty(), "{:?}", tried.additions);
-        ensure!(codes(&tried.warnings) == ["host-network"], "{:?}", tried.warnings);
+        ensure!(
+            codes(&tried.warnings) == ["host-network"],
+            "{:?}",
+            tried.warnings
+        );
     }
     Ok(())
 }
@@ -172,7 +179,7 @@ async fn the_nearest_opt_in_wins(scene: &Scene) -> Result<()> {
         };
         let case = format!("annotation {annotation:?}, namespace {is_opted_in}: {tried:?}");
         let label = &tried.pod["metadata"]["labels"][INJECTED];
-        ensure!(!label.is_null() == is_injected, "{case}");
+        ensure!(label.is_null() != is_injected, "{case}");
         ensure!(tried.additions.is_empty() != is_injected, "{case}");
         ensure!(codes(&tried.warnings) == warnings, "{case}");
     }
@@ -189,7 +196,10 @@ async fn the_nearest_opt_in_wins(scene: &Scene) -> Result<()> {
     annotate(&mut pod, &[(INJECT, "enabled")]);
     let tried = bench.check(&pod).await?;
     ensure!(tried.additions.is_empty(), "{tried:?}");
-    ensure!(codes(&tried.warnings) == ["invalid-annotation"], "{tried:?}");
+    ensure!(
+        codes(&tried.warnings) == ["invalid-annotation"],
+        "{tried:?}"
+    );
     annotate(&mut pod, &[(COMPONENT, "repo-server")]);
     let tried = bench.check(&pod).await?;
     ensure!(!tried.additions.is_empty(), "{tried:?}");

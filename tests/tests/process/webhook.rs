@@ -63,6 +63,12 @@ impl Webhook {
         self.http.post(format!("{}{path}", self.url))
     }
 
+    /// A request with another method.
+    pub(crate) fn method(&self, method: &str, path: &str) -> Result<reqwest::RequestBuilder> {
+        let method = method.parse().context("not a method")?;
+        Ok(self.http.request(method, format!("{}{path}", self.url)))
+    }
+
     /// Sends any bytes as JSON.
     pub(crate) async fn send(&self, path: &str, body: impl Into<reqwest::Body>) -> Result<Reply> {
         let request = self

@@ -95,7 +95,10 @@ async fn the_annotation_is_copied_and_goes_again(scene: &Scene) -> Result<()> {
         ensure!(copy(&gone, TEMPLATE) == NOTHING, "{gone}");
 
         // As `kubectl edit` and `kubectl annotate` do: the copy comes back in.
-        let edited = rest.replace(&one, &annotated(gone, "enabled")).await?.object;
+        let edited = rest
+            .replace(&one, &annotated(gone, "enabled"))
+            .await?
+            .object;
         ensure!(copy(&edited, TEMPLATE) == marked("enabled"), "{edited}");
         let patch = json!({ "metadata": { "annotations": { INJECT: null } } });
         let gone = rest.merge(&one, &patch).await?.object;
@@ -222,7 +225,10 @@ async fn argo_cd_resources_hand_it_to_their_components(scene: &Scene) -> Result<
         for place in PLACES {
             ensure!(copy(&created, place) == marked("enabled"), "{created}");
         }
-        ensure!(created["spec"]["sso"] == enabled["spec"]["sso"], "{created}");
+        ensure!(
+            created["spec"]["sso"] == enabled["spec"]["sso"],
+            "{created}"
+        );
 
         let mut own = created;
         own["spec"]["repo"]["annotations"][INJECT] = json!("disabled");
@@ -255,7 +261,11 @@ async fn the_operators_workloads_are_left_alone(scene: &Scene) -> Result<()> {
             // Not stored: the garbage collector would take it for an orphan.
             let path = collection(namespace, resource);
             let answer = rest.try_create(&path, &workload).await?;
-            ensure!(copy(&answer.object, TEMPLATE) == NOTHING, "{}", answer.object);
+            ensure!(
+                copy(&answer.object, TEMPLATE) == NOTHING,
+                "{}",
+                answer.object
+            );
             ensure!(answer.warnings.is_empty(), "{:?}", answer.warnings);
         }
     }
@@ -272,14 +282,26 @@ async fn bad_values_are_refused(scene: &Scene) -> Result<()> {
             let bad = annotated(idle(&stock, name)?, value);
             let refused = refusal(rest.create(&path, &bad).await)?;
             ensure!(refused.code == 403, "{refused:?}");
-            ensure!(refused.message.contains("invalid-annotation: "), "{refused:?}");
-            ensure!(refused.message.contains(&format!("{namespace}/{name}")), "{refused:?}");
-            ensure!(refused.message.contains(&format!("`{value}`")), "{refused:?}");
+            ensure!(
+                refused.message.contains("invalid-annotation: "),
+                "{refused:?}"
+            );
+            ensure!(
+                refused.message.contains(&format!("{namespace}/{name}")),
+                "{refused:?}"
+            );
+            ensure!(
+                refused.message.contains(&format!("`{value}`")),
+                "{refused:?}"
+            );
         }
         rest.create(&path, &idle(&stock, name)?).await?;
         let patch = json!({ "metadata": { "annotations": { INJECT: "on" } } });
         let refused = refusal(rest.merge(&one, &patch).await)?;
-        ensure!(refused.message.contains("invalid-annotation: "), "{refused:?}");
+        ensure!(
+            refused.message.contains("invalid-annotation: "),
+            "{refused:?}"
+        );
         let patch = json!({ "metadata": { "annotations": { INJECT: "enabled" } } });
         let answer = rest.merge(&one, &patch).await?;
         ensure!(codes(&answer.warnings).is_empty(), "{:?}", answer.warnings);
@@ -323,8 +345,13 @@ async fn all_pods(rest: &Rest, namespace: &str, app: &str, injected: bool) -> Re
         ensure!(!pods.is_empty(), "there is no pod");
         for pod in pods {
             let label = &pod["metadata"]["labels"][INJECTED];
-            let has_volume = pod["spec"]["volumes"].to_string().contains(shared::layout::CSI_DRIVER);
-            ensure!(!label.is_null() == injected && has_volume == injected, "{pod}");
+            let has_volume = pod["spec"]["volumes"]
+                .to_string()
+                .contains(shared::layout::CSI_DRIVER);
+            ensure!(
+                label.is_null() != injected && has_volume == injected,
+                "{pod}"
+            );
         }
         Ok(())
     })

@@ -111,8 +111,7 @@ impl ReviewedToken {
     fn service_account(&self) -> Option<(&str, &str)> {
         let rest = self.username.strip_prefix("system:serviceaccount:")?;
         let (namespace, name) = rest.split_once(':')?;
-        (!namespace.is_empty() && !name.is_empty() && !name.contains(':'))
-            .then_some((namespace, name))
+        (!namespace.is_empty() && !name.is_empty()).then_some((namespace, name))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use harness::binaries::Binaries;
-use harness::bindings;
+use harness::bindings::{self, CredentialBinding};
 use harness::chart::Chart;
 use harness::packages;
 use harness::peers::Peers;
@@ -22,8 +22,8 @@ use crate::{Arguments, injected, secrets};
 
 /// Short enough that credentials rotate while one watches.
 const LIVES: Lives = Lives {
-    identity: Duration::from_secs(30),
-    robot: Duration::from_secs(30),
+    identity: Duration::from_secs(20),
+    robot: Duration::from_secs(20),
 };
 const LIMIT: Duration = Duration::from_secs(120);
 const TARGET: &str = "demo";
@@ -157,6 +157,16 @@ impl Story {
             "the registry saw {pulls} requests, authenticated as {ROBOT}"
         ));
 
+        for name in ["charts", "spoke"] {
+            rotated(&bound, name).await?;
+        }
+        let report = applications.hard_refresh("demo", LIMIT).await?;
+        ensure!(
+            report.is_good(),
+            "after the rotation the Application is {report:?}"
+        );
+        self.step("both credentials were renewed under the running Argo CD, and it synced again");
+
         self.credentials = credentials(&around).await?;
         self.print_table();
         self.seconds = self.begin.elapsed().as_secs_f64();
@@ -193,6 +203,22 @@ impl Story {
     }
 }
 
+/// Waits until the agent has replaced the first credential.
+async fn rotated(bound: &Api<CredentialBinding>, name: &str) -> Result<()> {
+    wait_until(&format!("a rotation of {name}"), LIMIT, || async move {
+        let found = bound.get(name).await.context("read the binding")?;
+        ensure!(rotations(&found) > 0, "{:?}", found.status);
+        Ok(())
+    })
+    .await
+}
+
+/// Agents count the first credential too, which replaced nothing.
+fn rotations(binding: &CredentialBinding) -> u64 {
+    let nodes = binding.status.iter().flat_map(|status| &status.nodes);
+    nodes.map(|node| node.rotations.saturating_sub(1)).sum()
+}
+
 /// What the registry answers to somebody without a credential.
 async fn anonymous_pull(around: &Surroundings) -> Result<String> {
     let authority = reqwest::Certificate::from_pem(around.authority.pem().as_bytes())
@@ -226,6 +252,7 @@ async fn credentials(around: &Surroundings) -> Result<Vec<Credential>> {
         .items
         .into_iter()
         .map(|it| {
+            let rotations = rotations(&it);
             let status = it.status.unwrap_or_default();
             Credential {
                 target: it.spec.target.address,
@@ -238,7 +265,7 @@ async fn credentials(around: &Surroundings) -> Result<Vec<Credential>> {
                         || "-".to_owned(),
                         |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
                     ),
-                rotations: status.nodes.iter().map(|node| node.rotations).sum(),
+                rotations,
             }
         })
         .collect())

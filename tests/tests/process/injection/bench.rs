@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use harness::admission::Answer;
 use futures::future::try_join_all;
+use harness::admission::Answer;
 use serde_json::{Value, json};
 use shared::annotations::INJECT;
 
@@ -155,7 +155,11 @@ impl Bench {
         let warnings = response["warnings"].as_array().into_iter().flatten();
         let told = |warning: &Value| tried.warnings.iter().any(|told| *warning == **told);
         for warning in warnings {
-            ensure!(told(warning), "{warning} is not one of {:?}", tried.warnings);
+            ensure!(
+                told(warning),
+                "{warning} is not one of {:?}",
+                tried.warnings
+            );
         }
         Ok(())
     }
@@ -170,7 +174,13 @@ pub(crate) fn pods(namespace: &str) -> String {
 fn comparable(pod: &Value) -> Value {
     let mut pod = pod.clone();
     if let Some(metadata) = pod["metadata"].as_object_mut() {
-        for volatile in ["creationTimestamp", "managedFields", "name", "namespace", "uid"] {
+        for volatile in [
+            "creationTimestamp",
+            "managedFields",
+            "name",
+            "namespace",
+            "uid",
+        ] {
             metadata.remove(volatile);
         }
     }

@@ -108,7 +108,11 @@ async fn conflicts_are_left_out_and_told(scene: &Scene) -> Result<()> {
         change(&mut pod)?;
         let tried = bench.check(&pod).await?;
         snapshot::check("conflict", name, &tried.shown());
-        ensure!(codes(&tried.warnings) == [code], "{name}: {:?}", tried.warnings);
+        ensure!(
+            codes(&tried.warnings) == [code],
+            "{name}: {:?}",
+            tried.warnings
+        );
     }
     Ok(())
 }
@@ -120,7 +124,11 @@ async fn what_serves_the_same_purpose_is_used(scene: &Scene) -> Result<()> {
     let csi = json!({ "driver": "csi.workload-identity.dev", "readOnly": true });
     let volume = json!({ "name": "their-name", "csi": csi });
     mount(&mut pod, volume, "/var/run/workload-identity")?;
-    set_env(&mut pod, "DOCKER_CONFIG", "/var/run/workload-identity/docker")?;
+    set_env(
+        &mut pod,
+        "DOCKER_CONFIG",
+        "/var/run/workload-identity/docker",
+    )?;
     let tried = bench.check(&pod).await?;
     ensure!(tried.warnings.is_empty(), "{tried:?}");
     let label = "/metadata/labels/workload-identity.dev~1injected";

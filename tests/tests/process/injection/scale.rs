@@ -12,7 +12,10 @@ use crate::scene::Scene;
 use crate::webhook::{self, PODS_NAMESPACE};
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![shared!(two_hundred_containers), shared!(unknown_fields_survive)]
+    vec![
+        shared!(two_hundred_containers),
+        shared!(unknown_fields_survive),
+    ]
 }
 
 async fn two_hundred_containers(scene: &Scene) -> Result<()> {

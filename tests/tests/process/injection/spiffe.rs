@@ -133,7 +133,10 @@ async fn the_workload_api_is_mounted(scene: &Scene) -> Result<()> {
     let mut pod = server.clone();
     annotate(&mut pod, &[(SPIFFE_CSI, "false")]);
     let tried = bench.check(&pod).await?;
-    ensure!(!tried.pod["spec"].to_string().contains("spiffe"), "{tried:?}");
+    ensure!(
+        !tried.pod["spec"].to_string().contains("spiffe"),
+        "{tried:?}"
+    );
 
     let mut pod = server.clone();
     annotate(&mut pod, &[(SPIFFE_SOCKET_PATH, "/run/agent/api.sock")]);
@@ -141,9 +144,7 @@ async fn the_workload_api_is_mounted(scene: &Scene) -> Result<()> {
     snapshot::check("spiffe", "socket-path", &tried.shown());
 
     // The guide's volume is used where it is.
-    let tried = bench
-        .check(&with_guides_volumes(server.clone())?)
-        .await?;
+    let tried = bench.check(&with_guides_volumes(server.clone())?).await?;
     snapshot::check("spiffe", "guide", &tried.shown());
     ensure!(tried.warnings.is_empty(), "{tried:?}");
 
@@ -174,7 +175,10 @@ async fn without_the_driver_it_is_not_mounted(scene: &Scene) -> Result<()> {
     let mut pod = bench.stock.pod("argocd-server")?;
     annotate(&mut pod, &[(SPIFFE_CSI, "true")]);
     let tried = bench.check(&pod).await?;
-    ensure!(!tried.pod["spec"].to_string().contains("spiffe"), "{tried:?}");
+    ensure!(
+        !tried.pod["spec"].to_string().contains("spiffe"),
+        "{tried:?}"
+    );
     ensure!(codes(&tried.warnings) == ["not-available"], "{tried:?}");
     Ok(())
 }

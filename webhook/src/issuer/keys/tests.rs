@@ -2,7 +2,7 @@ use jsonwebtoken::{DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::issuer::documents::key_set;
+use crate::issuer::{documents::key_set, keys::secret::REREAD};
 
 fn key() -> (SigningKey, Zeroizing<String>) {
     SigningKey::generate().unwrap()
