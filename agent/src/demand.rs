@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use shared::binding::{
-    CredentialBindingSpec, CredentialKind, Delivery, Exchange, ExchangeKind, TargetKind,
-    undeliverable,
+    CredentialBindingSpec, Delivery, Exchange, ExchangeKind, TargetKind, undeliverable,
 };
+use shared::conflicts::{Claim, conflicts};
 use shared::errors::{Code, Named};
 use shared::layout;
 use shared::registry::{RegistryHost, RepositoryReference};
@@ -106,22 +106,6 @@ pub enum Trade {
     },
 }
 
-impl Trade {
-    /// The host that gets to see the identity token, for an exchange.
-    fn exchange_host(&self) -> Option<String> {
-        match self {
-            Self::Keep => None,
-            Self::Quay { host, auth_url, .. } => Some(
-                auth_url
-                    .as_deref()
-                    .and_then(|url| url::Url::parse(url).ok())
-                    .and_then(|url| url.host_str().map(str::to_ascii_lowercase))
-                    .unwrap_or_else(|| host.name().to_owned()),
-            ),
-        }
-    }
-}
-
 /// Who has a credential: the pods of one service account, through one binding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holder {
@@ -199,43 +183,24 @@ type Offer = Result<(Key, Slot), Named>;
 
 /// What each binding offers to its consumers, conflicts resolved.
 fn offers(bindings: &Bindings) -> BTreeMap<&BindingRef, Offer> {
-    let mut by_age: Vec<_> = bindings.iter().collect();
-    by_age.sort_by_key(|(reference, binding)| (binding.created_at, *reference));
-
-    let mut hosts: BTreeMap<(&str, String), (Key, &BindingRef)> = BTreeMap::new();
-    let mut audiences: BTreeMap<(String, String), (String, &BindingRef)> = BTreeMap::new();
-    let mut offers = BTreeMap::new();
-    for (reference, binding) in by_age {
-        let offer = offer(reference, &binding.spec).and_then(|(key, slot)| {
-            if let Some(host) = key.trade.exchange_host() {
-                let (first, older) = audiences
-                    .entry((key.spiffe_id.clone(), key.audience.clone()))
-                    .or_insert_with(|| (host.clone(), reference));
-                if *first != host {
-                    return Err(Named::new(
-                        Code::AudienceConflict,
-                        format!(
-                            "binding {reference}: audience `{}` goes to {host}, \
-                             with binding {older} it goes to {first}",
-                            key.audience
-                        ),
-                    ));
-                }
-            }
-            if let Slot::Docker(host) = &slot {
-                let (first, older) = hosts
-                    .entry((&reference.namespace, host.docker_config_key().to_owned()))
-                    .or_insert_with(|| (key.clone(), reference));
-                if *first != key {
-                    return Err(Named::new(
-                        Code::IdentityConflict,
-                        format!("binding {reference}: {host} is bound by {older}"),
-                    ));
-                }
-            }
-            Ok((key, slot))
+    let mut offers: BTreeMap<_, _> = bindings
+        .iter()
+        .map(|(reference, binding)| (reference, offer(reference, &binding.spec)))
+        .collect();
+    // References sort by namespace first, so each chunk is one.
+    let bindings: Vec<_> = bindings.iter().collect();
+    for namespace in bindings.chunk_by(|(a, _), (b, _)| a.namespace == b.namespace) {
+        let claims = namespace.iter().map(|(reference, binding)| Claim {
+            name: &reference.name,
+            created: Some(binding.created_at),
+            spec: &binding.spec,
         });
-        offers.insert(reference, offer);
+        let losers = conflicts(claims);
+        for (reference, _) in namespace {
+            if let Some(conflict) = losers.get(reference.name.as_str()) {
+                offers.insert(reference, Err(conflict.clone()));
+            }
+        }
     }
     offers
 }
@@ -243,17 +208,8 @@ fn offers(bindings: &Bindings) -> BTreeMap<&BindingRef, Offer> {
 /// What one binding offers, looked at alone.
 fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
     let refuse = |code, detail: &str| Named::new(code, format!("binding {reference}: {detail}"));
-    if let Some(code) = undeliverable(spec) {
-        return Err(refuse(
-            code,
-            &format!("delivery and exchange {}", spec.exchange.kind),
-        ));
-    }
-    if spec.identity.credential == CredentialKind::SpiffeCertificate {
-        return Err(refuse(
-            Code::DeliveryNotAvailable,
-            "credential SpiffeCertificate",
-        ));
+    if let Some(error) = undeliverable(&format!("binding {reference}"), spec) {
+        return Err(error);
     }
     let (slot, trade) = match (spec.delivery, spec.target.kind) {
         (Delivery::Exec, TargetKind::Cluster) => {

@@ -1,7 +1,7 @@
 //! Bindings and consumers are written down, the demand is looked at.
 
 use proptest::prelude::*;
-use shared::binding::{Identity, Provider, Target};
+use shared::binding::{CredentialKind, Identity, Provider, Target};
 
 use super::*;
 
@@ -62,6 +62,9 @@ pub(crate) fn cluster(created: i64) -> Binding {
         kind: TargetKind::Cluster,
         address: "https://spoke.test:6443".into(),
     };
+    binding.spec.identity.spiffe_id =
+        "spiffe://td/ns/argocd/sa/argocd-application-controller".into();
+    binding.spec.identity.audience = "spoke".into();
     binding.spec.exchange = Exchange::of(ExchangeKind::None);
     binding.spec.delivery = Delivery::Exec;
     binding.spec.consumers = vec!["controller".into(), "server".into()];
@@ -155,7 +158,7 @@ fn what_this_version_cannot_do_is_named() {
             change(registry(1), |it| {
                 it.identity.credential = CredentialKind::SpiffeCertificate
             }),
-            Code::DeliveryNotAvailable,
+            Code::IdentityNotAvailable,
         ),
     ];
     for (binding, expected) in cases {

@@ -9,7 +9,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::errors::Code;
+use crate::errors::{Code, Named};
 
 /// API group.
 pub const GROUP: &str = "workload-identity.dev";
@@ -277,8 +277,8 @@ pub struct NodeError {
     pub message: String,
 }
 
-impl From<&crate::errors::Named> for NodeError {
-    fn from(error: &crate::errors::Named) -> Self {
+impl From<&Named> for NodeError {
+    fn from(error: &Named) -> Self {
         Self {
             code: error.code.as_str().to_owned(),
             message: error.to_string(),
@@ -308,18 +308,88 @@ pub struct Condition {
     pub observed_generation: i64,
 }
 
-/// Whether this version can deliver the binding's credential at all.
+/// Why this version obtains no credential for a binding, if it does not.
+/// `object` names it in the error.
 ///
-/// The controller and every agent ask this, so that both refuse alike
-/// whatever the other does. Returns the code to report, or `None`.
-pub fn undeliverable(spec: &CredentialBindingSpec) -> Option<Code> {
+/// Admission, controller, identity API and every agent ask this, so that all
+/// refuse alike whatever another does.
+pub fn undeliverable(object: &str, spec: &CredentialBindingSpec) -> Option<Named> {
+    let refuse = |code, what: String| Some(Named::new(code, format!("{object}: {what}")));
     match spec.delivery {
-        Delivery::Proxy => Some(Code::DeliveryNotAvailable),
+        Delivery::Proxy => return refuse(Code::DeliveryNotAvailable, "delivery proxy".to_owned()),
         // A pod-wide file answers any project's pull from that host.
-        Delivery::DockerConfig if spec.project.is_some() => Some(Code::DeliveryNotAvailable),
-        Delivery::DockerConfig | Delivery::Exec => match spec.exchange.kind {
-            ExchangeKind::Quay | ExchangeKind::None => None,
-            _ => Some(Code::ExchangeNotAvailable),
-        },
+        Delivery::DockerConfig if spec.project.is_some() => {
+            return refuse(
+                Code::DeliveryNotAvailable,
+                "delivery docker-config with a project".to_owned(),
+            );
+        }
+        Delivery::DockerConfig | Delivery::Exec => {}
+    }
+    if !matches!(spec.exchange.kind, ExchangeKind::Quay | ExchangeKind::None) {
+        return refuse(
+            Code::ExchangeNotAvailable,
+            format!("exchange {}", spec.exchange.kind),
+        );
+    }
+    match spec.identity.credential {
+        CredentialKind::SpiffeJWT => None,
+        kind => refuse(Code::IdentityNotAvailable, format!("credential {kind:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn code(pointer: &str, value: Value) -> Option<Code> {
+        let mut spec = json!({
+            "target": {"type": "Registry", "address": "quay.example.org/a"},
+            "project": null,
+            "provider": "spiffe",
+            "identity": {
+                "spiffeId": "spiffe://example.org/x", "audience": "a",
+                "serviceAccount": "x", "credential": "SpiffeJWT",
+            },
+            "exchange": {"type": "quay"},
+            "delivery": "docker-config",
+            "consumers": [],
+        });
+        *spec.pointer_mut(pointer).unwrap() = value;
+        let spec = serde_json::from_value(spec).unwrap();
+        undeliverable("Secret a/b", &spec).map(|error| error.code)
+    }
+
+    #[test]
+    fn what_this_version_delivers_and_what_not() {
+        for (pointer, value, expected) in [
+            ("/delivery", json!("docker-config"), None),
+            (
+                "/delivery",
+                json!("proxy"),
+                Some(Code::DeliveryNotAvailable),
+            ),
+            ("/project", json!("a"), Some(Code::DeliveryNotAvailable)),
+            ("/exchange/type", json!("none"), None),
+            (
+                "/exchange/type",
+                json!("ecr"),
+                Some(Code::ExchangeNotAvailable),
+            ),
+            (
+                "/identity/credential",
+                json!("ServiceAccountToken"),
+                Some(Code::IdentityNotAvailable),
+            ),
+            (
+                "/identity/credential",
+                json!("SpiffeCertificate"),
+                Some(Code::IdentityNotAvailable),
+            ),
+        ] {
+            assert_eq!(code(pointer, value.clone()), expected, "{pointer}: {value}");
+        }
     }
 }

@@ -139,6 +139,9 @@ catalogue! {
     ExchangeNotAvailable "exchange-not-available":
         "this version cannot trade an identity for a credential with this provider";
         "See docs/providers for what this version supports.";
+    IdentityNotAvailable "identity-not-available":
+        "this version proves identities by JWT-SVIDs only";
+        "Use provider spiffe, or set workloadIdentityCredential to SpiffeJWT.";
     IdentityConflict "identity-conflict":
         "an older Secret already binds this host to another identity";
         "Use one identity per host for Secrets without a project, or set a project.";

@@ -9,6 +9,7 @@
 pub mod allow_list;
 pub mod annotations;
 pub mod binding;
+pub mod conflicts;
 pub mod docker_config;
 pub mod errors;
 pub mod exec_credential;

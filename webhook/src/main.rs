@@ -1,11 +1,13 @@
 //! The binary `argocd-identity`: see the library for what it does.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use webhook::{config::Cli, run};
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -13,11 +15,13 @@ async fn main() -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
-    if rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .is_err()
-    {
-        anyhow::bail!("another crypto provider is installed already");
+    // The one crypto provider of the process; an error means that one is set.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run::run(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("argocd-identity: {error:#}");
+            ExitCode::FAILURE
+        }
     }
-    run::run(cli).await
 }

@@ -6,10 +6,7 @@
 
 use k8s_openapi::{api::core::v1::Secret, jiff::Timestamp};
 use kube::{Api, Client};
-use shared::{
-    binding::{CredentialBindingSpec, CredentialKind, undeliverable},
-    errors::{Code, Named},
-};
+use shared::{binding::CredentialBindingSpec, errors::Named};
 use zeroize::Zeroize;
 
 use crate::derive::{self, Derivation, object_name};
@@ -87,30 +84,11 @@ pub fn wipe(secret: &mut Secret) {
     }
 }
 
-/// Why this version gives no identity for a valid binding, if it does not.
-/// `object` names it, as `Secret namespace/name`.
-pub fn unavailable(object: &str, spec: &CredentialBindingSpec) -> Option<Named> {
-    if let Some(code) = undeliverable(spec) {
-        return Some(Named::new(code, object));
-    }
-    match spec.identity.credential {
-        CredentialKind::SpiffeJWT => None,
-        CredentialKind::ServiceAccountToken => Some("ServiceAccountToken"),
-        CredentialKind::SpiffeCertificate => Some("SpiffeCertificate"),
-    }
-    .map(|kind| {
-        Named::new(
-            Code::NotAvailable,
-            format!("{object}, workloadIdentityCredential {kind}; SpiffeJWT is available"),
-        )
-    })
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use k8s_openapi::ByteString;
     use serde_json::json;
-    use shared::allow_list::AllowList;
+    use shared::{allow_list::AllowList, binding::undeliverable};
 
     use super::*;
 
@@ -179,21 +157,10 @@ pub(crate) mod tests {
         match derive(&derivation, &quay("quay")) {
             Derived::Valid(owner, spec) => {
                 assert_eq!(owner.name, "quay");
-                assert_eq!(unavailable("Secret argocd/quay", &spec), None);
+                assert_eq!(undeliverable("Secret argocd/quay", &spec), None);
             }
             other => panic!("{other:?}"),
         }
-    }
-
-    #[test]
-    fn proofs_that_are_not_built_are_named() {
-        let Derived::Valid(_, mut spec) = derive(&derivation(), &quay("quay")) else {
-            panic!("not valid");
-        };
-        spec.identity.credential = CredentialKind::ServiceAccountToken;
-        let error = unavailable("Secret argocd/quay", &spec).unwrap();
-        assert_eq!(error.code, Code::NotAvailable);
-        assert!(error.detail.contains("ServiceAccountToken"));
     }
 
     #[test]

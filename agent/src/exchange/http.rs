@@ -104,7 +104,8 @@ fn permit(allowed: &AllowList, url: &str, own: &RegistryHost) -> Result<(Url, bo
     let name = host.to_string();
     let name = name.trim_matches(['[', ']']);
     let permission = allowed.permission(name, port);
-    if permission.is_none() && !name.eq_ignore_ascii_case(own.name()) {
+    let is_own = name.eq_ignore_ascii_case(own.name()) && port == own.port().unwrap_or(443);
+    if permission.is_none() && !is_own {
         return Err(Named::new(
             Code::HostNotAllowed,
             format!("registry {own}: exchange at {name}:{port}"),

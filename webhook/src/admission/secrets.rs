@@ -45,7 +45,8 @@ pub fn decide(request: &Request<'_>, derivation: &Derivation) -> Verdict {
     let Some(kind) = new.kind() else {
         return Verdict::skip(Skip::NotWorkloadIdentity, Vec::new());
     };
-    let old = read::<SecretView<'_>>(request.old_object);
+    // What nobody looked at before, for want of the label, is no old value.
+    let old = read::<SecretView<'_>>(request.old_object).filter(|old| old.kind() == Some(kind));
     let namespace = request.namespace.as_deref().unwrap_or_default();
     let restored = old
         .as_ref()
@@ -207,10 +208,9 @@ impl Draft {
                         let detail = format!("{object}, key {}", key::PROXY);
                         return Err(vec![Named::new(Code::ProxyConflict, detail)]);
                     }
-                    let undeliverable = binding::undeliverable(&spec);
                     rewrite
                         .warnings
-                        .extend(undeliverable.map(|code| Named::new(code, &object)));
+                        .extend(binding::undeliverable(&object, &spec));
                 }
                 // It may run with another plugin of that name: no reason to refuse it.
                 Err(problems) if is_guide_form => rewrite.warnings.extend(problems),

@@ -19,7 +19,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use shared::{
-    binding::{CredentialBindingSpec, GROUP, KIND, VERSION},
+    binding::{CredentialBindingSpec, GROUP, KIND, VERSION, undeliverable},
     errors::{Code, Named},
 };
 
@@ -220,7 +220,7 @@ impl Reconciler {
         let unavailable = binding
             .spec
             .as_ref()
-            .and_then(|spec| source::unavailable(&object, spec));
+            .and_then(|spec| undeliverable(&object, spec));
         let now = Timestamp::now();
         let circumstances = Circumstances {
             problems,

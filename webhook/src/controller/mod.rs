@@ -16,7 +16,6 @@
 
 pub mod binding;
 pub mod bindings;
-pub mod conflicts;
 mod events;
 pub mod metrics;
 pub mod queue;

@@ -11,9 +11,12 @@ use kube::{
     core::{DynamicObject, PartialObjectMeta},
     runtime::watcher::Event,
 };
-use shared::errors::Named;
+use shared::{
+    conflicts::{self, Claim},
+    errors::Named,
+};
 
-use super::{binding::Binding, conflicts};
+use super::binding::Binding;
 
 /// A Secret and its binding, which share a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -160,8 +163,15 @@ impl World {
             .and_then(|known| known.bindings.current.get(&key.name))
             .cloned();
         let conflict = known.zip(binding.as_ref()).and_then(|(known, binding)| {
-            let all = known.bindings.current.values().map(Arc::as_ref);
-            conflicts::of(binding, all)
+            let all = known.bindings.current.values();
+            let claims = all.filter(|other| !other.deleting).filter_map(|other| {
+                Some(Claim {
+                    name: &other.name,
+                    created: other.created,
+                    spec: other.spec.as_ref()?,
+                })
+            });
+            conflicts::conflicts(claims).remove(binding.name.as_str())
         });
         Snapshot {
             binding,

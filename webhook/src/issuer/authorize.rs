@@ -19,12 +19,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::{authentication::v1::TokenReviewStatus, core::v1::Pod};
 use shared::{
-    binding::{CredentialBindingSpec, Identity},
+    binding::{CredentialBindingSpec, Identity, undeliverable},
     errors::{Code, Named},
     layout::TOKEN_AUDIENCE,
 };
-
-use crate::source::unavailable;
 
 // Extra fields of a bound token's user (Kubernetes 1.30 and later,
 // ServiceAccountTokenPodNodeInfo).
@@ -298,7 +296,7 @@ pub fn grant(
             format!("CredentialBinding {namespace}/{name}: {account} is not one of {expected}"),
         ));
     }
-    match unavailable(&crate::derive::object_name(namespace, name), spec) {
+    match undeliverable(&crate::derive::object_name(namespace, name), spec) {
         Some(error) => Err(error),
         None => Ok(Grant {
             identity: spec.identity.clone(),

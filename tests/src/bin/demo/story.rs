@@ -22,7 +22,7 @@ use crate::{Arguments, injected, secrets};
 
 /// Short enough that credentials rotate while one watches.
 const LIVES: Lives = Lives {
-    identity: Duration::from_secs(20),
+    identity: Duration::from_secs(30),
     robot: Duration::from_secs(20),
 };
 const LIMIT: Duration = Duration::from_secs(120);
@@ -157,15 +157,13 @@ impl Story {
             "the registry saw {pulls} requests, authenticated as {ROBOT}"
         ));
 
-        for name in ["charts", "spoke"] {
-            rotated(&bound, name).await?;
-        }
+        rotated(&bound, "charts").await?;
         let report = applications.hard_refresh("demo", LIMIT).await?;
         ensure!(
             report.is_good(),
             "after the rotation the Application is {report:?}"
         );
-        self.step("both credentials were renewed under the running Argo CD, and it synced again");
+        self.step("the registry credential was renewed under the running Argo CD, and it synced again");
 
         self.credentials = credentials(&around).await?;
         self.print_table();

@@ -186,6 +186,20 @@ fn an_old_bad_value_may_stay_but_not_come() {
 }
 
 #[test]
+fn a_value_is_old_only_where_the_label_is() {
+    let bad = secret(
+        "repository",
+        &with(&QUAY, "workloadIdentityProvider", "vault"),
+    );
+    let mut plain = bad.clone();
+    plain["metadata"]["labels"] = json!({});
+    assert!(matches!(
+        ask("UPDATE", &bad, Some(&plain)).outcome,
+        Outcome::Deny(error) if error.code == Code::UnknownProvider
+    ));
+}
+
+#[test]
 fn a_cluster_gains_the_plugin_and_keeps_the_rest_byte_for_byte() {
     let (stored_secret, warnings) = stored(&secret("cluster", &SPOKE), None);
     let config = text(&stored_secret, "config");

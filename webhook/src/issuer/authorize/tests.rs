@@ -243,7 +243,7 @@ fn what_cannot_be_delivered_is_not_issued() {
     let mut other = spec();
     other.identity.credential = shared::binding::CredentialKind::ServiceAccountToken;
     let result = authorize(&agent_token(), &pod_token(), &running_pod(), &other);
-    refused(result, Code::NotAvailable);
+    refused(result, Code::IdentityNotAvailable);
 }
 
 #[test]
