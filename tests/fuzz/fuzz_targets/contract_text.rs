@@ -1,0 +1,30 @@
+//! Text of the contract: no panic, and what parses is read the same from its own text.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use shared::{
+    allow_list::AllowList,
+    annotations::PodOptions,
+    exec_credential::ApiVersion,
+    layout,
+    registry::{RegistryHost, RepositoryReference},
+};
+
+fuzz_target!(|text: &str| {
+    if let Ok(host) = RegistryHost::parse(text) {
+        assert_eq!(RegistryHost::parse(host.as_str()), Ok(host));
+    }
+    if let Ok(reference) = RepositoryReference::parse(text) {
+        assert_eq!(RepositoryReference::parse(&reference.to_string()), Ok(reference));
+    }
+    if let Ok(list) = AllowList::parse(text) {
+        assert_eq!(AllowList::parse(&list.to_string()), Ok(list));
+    }
+    if let Ok(version) = ApiVersion::parse(text) {
+        assert_eq!(ApiVersion::parse(version.as_str()), Ok(version));
+    }
+    if let Ok(path) = layout::cluster_file(text) {
+        assert_eq!(path.components().count(), 2);
+    }
+    PodOptions::parse(|_| Some(text));
+});

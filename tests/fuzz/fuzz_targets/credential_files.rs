@@ -1,0 +1,16 @@
+//! Files and tokens that others wrote: no panic.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use shared::{docker_config, exec_credential::ExecCredential};
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = docker_config::parse(bytes);
+    if let Ok(credential) = ExecCredential::parse(bytes) {
+        let again = credential.render().expect("what was read can be written");
+        ExecCredential::parse(&again).expect("what was written can be read");
+    }
+    if let Ok(token) = std::str::from_utf8(bytes) {
+        let _ = agent::jwt::Claims::read(token);
+    }
+});
