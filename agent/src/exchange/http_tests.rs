@@ -16,7 +16,12 @@ fn code(allowed: &str, url: &str) -> Option<Code> {
 #[test]
 fn tokens_go_to_the_registrys_own_host_or_an_allowed_one() {
     assert_eq!(code("", "https://quay.test:8443/oauth2"), None);
-    assert_eq!(code("", "https://QUAY.test/oauth2"), None);
+    assert_eq!(code("", "https://QUAY.test:8443/oauth2"), None);
+    assert_eq!(
+        code("", "https://quay.test/oauth2"),
+        Some(Code::HostNotAllowed),
+        "another port may be another's"
+    );
     assert_eq!(
         code("", "https://evil.test/oauth2"),
         Some(Code::HostNotAllowed)

@@ -163,7 +163,9 @@ impl Story {
             report.is_good(),
             "after the rotation the Application is {report:?}"
         );
-        self.step("the registry credential was renewed under the running Argo CD, and it synced again");
+        self.step(
+            "the registry credential was renewed under the running Argo CD, and it synced again",
+        );
 
         self.credentials = credentials(&around).await?;
         self.print_table();
