@@ -134,8 +134,8 @@ catalogue! {
 
     // Bindings.
     DeliveryNotAvailable "delivery-not-available":
-        "this version cannot deliver a credential of this kind without exposing it to other projects";
-        "For Helm OCI charts leave out project, which makes the credential available to every project.";
+        "this version delivers credentials of Helm OCI repositories without a project only";
+        "Use such a repository, or wait for the credential proxy of a later version.";
     ExchangeNotAvailable "exchange-not-available":
         "this version cannot trade an identity for a credential with this provider";
         "See docs/providers for what this version supports.";

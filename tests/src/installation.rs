@@ -11,20 +11,17 @@
 //! loopback in place of the Service, and the programs' settings come as
 //! environment variables from here in place of the ConfigMap.
 
+mod manifests;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use kube::Client;
-use kube::api::DynamicObject;
-use serde_json::{Value, json};
 
-use crate::binaries::{Binaries, workspace};
-use crate::control_plane::{self, Authority, ControlPlane};
+use crate::binaries::Binaries;
+use crate::control_plane::{Authority, ControlPlane};
 use crate::node::{self, Node, TokenFile};
 use crate::ports;
 use crate::process::Process;
@@ -37,6 +34,9 @@ pub const ISSUER_HOST: &str = "identity.example.test";
 pub const TRUST_DOMAIN: &str = "example.test";
 
 const READY: Duration = Duration::from_secs(60);
+/// Names of the two processes, and of their log files.
+const CONTROL_PLANE: &str = "argocd-identity";
+const AGENT: &str = "argocd-identity-agent";
 
 /// Where the installation's servers are going to listen. Known before it
 /// starts, because issuer and CSI driver are named to others first.
@@ -135,6 +135,8 @@ pub struct Installation {
     pub agent: Process,
     /// Where it listens.
     pub plan: Plan,
+    start_control_plane: Command,
+    start_agent: Command,
     _tokens: Vec<TokenFile>,
 }
 
@@ -148,7 +150,7 @@ impl Installation {
     pub async fn start(options: Options<'_>) -> Result<Self> {
         let admin = options.control_plane.client()?;
         let plan = options.plan.clone();
-        apply_manifests(&admin, options.argocd_namespaces).await?;
+        manifests::apply_all(&admin, options.argocd_namespaces).await?;
 
         let tls = plan.folder.join("tls");
         let names = ["localhost", "127.0.0.1", ISSUER_HOST];
@@ -167,8 +169,8 @@ impl Installation {
         );
         let server_config = server_config.await.context("the control plane's pod")?;
         let listen = |port: u16| format!("127.0.0.1:{port}");
-        let mut command = Command::new(options.binaries.control_plane());
-        command
+        let mut start_control_plane = Command::new(options.binaries.control_plane());
+        start_control_plane
             .arg("serve")
             .env("KUBECONFIG", &server_config)
             .env("ARGOCD_IDENTITY_NAMESPACE", NAMESPACE)
@@ -189,7 +191,8 @@ impl Installation {
             .env("ARGOCD_IDENTITY_ISSUER_ADDRESS", listen(plan.issuer))
             .env("ARGOCD_IDENTITY_METRICS_ADDRESS", listen(plan.metrics))
             .envs(options.environment.iter().copied());
-        let mut control_plane = Process::start("argocd-identity", &mut command, &plan.folder)?;
+        let mut control_plane =
+            Process::start(CONTROL_PLANE, &mut start_control_plane, &plan.folder)?;
 
         let agent_config = kubeconfig(
             &options,
@@ -210,19 +213,10 @@ impl Installation {
                 .token_file(&pod, audience, 3600, &agent_token)
                 .await?,
         );
-        let ready_url = format!("{}/readyz", plan.metrics_url());
-        let ready_url = ready_url.as_str();
-        control_plane
-            .ready(READY, || async move {
-                let answer = reqwest::get(ready_url).await?;
-                let status = answer.status();
-                ensure!(status.is_success(), "{status}: {}", answer.text().await?);
-                Ok(())
-            })
-            .await?;
+        control_plane_is_ready(&mut control_plane, &plan).await?;
 
-        let mut command = Command::new(options.binaries.agent());
-        command
+        let mut start_agent = Command::new(options.binaries.agent());
+        start_agent
             .env("KUBECONFIG", &agent_config)
             .env("NODE_NAME", options.node.name())
             .env("ARGOCD_IDENTITY_AGENT_CSI_SOCKET", plan.csi_socket())
@@ -243,26 +237,65 @@ impl Installation {
                 "ARGOCD_IDENTITY_AGENT_METRICS_ADDRESS",
                 listen(plan.agent_metrics),
             );
-        let mut agent = Process::start("argocd-identity-agent", &mut command, &plan.folder)?;
-        let socket = plan.csi_socket();
-        let socket = socket.as_path();
-        agent
-            .ready(READY, || async move {
-                tokio::net::UnixStream::connect(socket)
-                    .await
-                    .context("connect to the CSI socket")?;
-                Ok(())
-            })
-            .await?;
+        let mut agent = Process::start(AGENT, &mut start_agent, &plan.folder)?;
+        agent_is_ready(&mut agent, &plan).await?;
 
-        switch_on(&admin, &plan, options.authority).await?;
+        manifests::switch_on(&admin, &plan, options.authority).await?;
         Ok(Self {
             control_plane,
             agent,
             plan,
+            start_control_plane,
+            start_agent,
             _tokens: tokens,
         })
     }
+
+    /// Starts the agent again, which has ended: with the same settings, and as the same pod. It answers when
+    /// this returns.
+    ///
+    /// # Errors
+    /// When it is not ready in time, with the last lines of its log.
+    pub async fn start_agent(&mut self) -> Result<()> {
+        self.agent = Process::start(AGENT, &mut self.start_agent, &self.plan.folder)?;
+        agent_is_ready(&mut self.agent, &self.plan).await
+    }
+
+    /// Starts the control plane again, as [`Installation::start_agent`] does the agent.
+    ///
+    /// # Errors
+    /// When it is not ready in time, with the last lines of its log.
+    pub async fn start_control_plane(&mut self) -> Result<()> {
+        let start = &mut self.start_control_plane;
+        self.control_plane = Process::start(CONTROL_PLANE, start, &self.plan.folder)?;
+        control_plane_is_ready(&mut self.control_plane, &self.plan).await
+    }
+}
+
+async fn control_plane_is_ready(process: &mut Process, plan: &Plan) -> Result<()> {
+    let url = format!("{}/readyz", plan.metrics_url());
+    let url = url.as_str();
+    process
+        .ready(READY, || async move {
+            let answer = reqwest::get(url).await?;
+            let status = answer.status();
+            ensure!(status.is_success(), "{status}: {}", answer.text().await?);
+            Ok(())
+        })
+        .await
+}
+
+async fn agent_is_ready(process: &mut Process, plan: &Plan) -> Result<()> {
+    let socket = plan.csi_socket();
+    let socket = socket.as_path();
+    process
+        .ready(READY, || async move {
+            tokio::net::UnixStream::connect(socket)
+                .await
+                .context("connect to the CSI socket")?;
+            Ok(())
+        })
+        .await
 }
 
 /// A kubeconfig whose user is the service account of the pod that `selector` finds.
@@ -307,78 +340,6 @@ async fn first_pod(
             .context("none is Running")
     })
     .await
-}
-
-/// The files that a kustomization lists, in its order.
-fn manifests(kustomization: &str) -> Result<Vec<(String, String)>> {
-    let folder = workspace().join("manifests").join(kustomization);
-    let path = folder.join("kustomization.yaml");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let list: Value = serde_saphyr::from_str(&text).context("parse kustomization.yaml")?;
-    let files = list["resources"]
-        .as_array()
-        .context("kustomization.yaml has no resources")?;
-    files
-        .iter()
-        .filter_map(Value::as_str)
-        .map(|file| {
-            let path = folder.join(file);
-            let text =
-                fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-            Ok((file.to_owned(), text))
-        })
-        .collect()
-}
-
-/// Everything but the webhooks, which would answer before there is a server.
-async fn apply_manifests(admin: &Client, argocd_namespaces: &[&str]) -> Result<()> {
-    for (file, yaml) in manifests("base")? {
-        if file.contains("webhook") {
-            continue;
-        }
-        control_plane::apply(admin, NAMESPACE, &yaml)
-            .await
-            .with_context(|| format!("apply manifests/base/{file}"))?;
-    }
-    for namespace in argocd_namespaces {
-        for (file, yaml) in manifests("components/argocd-namespace")? {
-            control_plane::apply(admin, namespace, &yaml)
-                .await
-                .with_context(|| format!("apply {file} in namespace {namespace}"))?;
-        }
-    }
-    Ok(())
-}
-
-/// Applies the webhook configuration with the loopback URL in place of the Service.
-async fn switch_on(admin: &Client, plan: &Plan, authority: &Authority) -> Result<()> {
-    for (file, yaml) in manifests("base")? {
-        if !file.contains("webhook") {
-            continue;
-        }
-        for mut object in control_plane::documents(&yaml)? {
-            point_to(&mut object, &plan.admission_url(), authority.pem())?;
-            let text = serde_json::to_string(&object).context("write the webhook configuration")?;
-            control_plane::apply(admin, NAMESPACE, &text)
-                .await
-                .with_context(|| format!("apply manifests/base/{file}"))?;
-        }
-    }
-    Ok(())
-}
-
-fn point_to(object: &mut DynamicObject, url: &str, authority: &str) -> Result<()> {
-    let webhooks = object.data["webhooks"]
-        .as_array_mut()
-        .context("no webhooks")?;
-    for webhook in webhooks {
-        let path = webhook["clientConfig"]["service"]["path"]
-            .as_str()
-            .context("a webhook without service.path")?;
-        let url = format!("{url}{path}");
-        webhook["clientConfig"] = json!({ "url": url, "caBundle": STANDARD.encode(authority) });
-    }
-    Ok(())
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

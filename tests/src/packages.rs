@@ -20,6 +20,7 @@ const NEEDED: &[(&str, &str)] = &[
     (REDIS_PROGRAM, "redis-tools"),
     ("git", "git"),
     ("gpg", "gpg"),
+    ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
 ];

@@ -148,6 +148,16 @@ impl Process {
         kill_process(pid, signal).with_context(|| format!("send {signal:?} to {}", self.name))
     }
 
+    /// Ends it by SIGKILL, as a crash does, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it ended already, or the kernel refuses the wait.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::KILL)?;
+        let ended = self.child.wait();
+        ended.with_context(|| format!("wait for the end of {}", self.name))
+    }
+
     /// Ends it now: SIGTERM, and SIGKILL after the grace. Nothing happens when it ended already.
     ///
     /// # Errors
@@ -216,14 +226,18 @@ where
     Fut: Future<Output = Result<T>>,
 {
     let deadline = Instant::now() + limit;
+    let mut reason = anyhow!("the first look did not end in time");
     loop {
-        match attempt(deadline, condition()).await {
-            Ok(value) => return Ok(value),
-            Err(error) if Instant::now() >= deadline => {
-                return Err(error.context(format!("waited {limit:?} for {what}")));
-            }
-            Err(_) => tokio::time::sleep(INTERVAL).await,
+        match tokio::time::timeout_at(deadline.into(), condition()).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => reason = error,
+            // What was seen before says more than that this look was cut off.
+            Err(_elapsed) => {}
         }
+        if Instant::now() >= deadline {
+            return Err(reason.context(format!("waited {limit:?} for {what}")));
+        }
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 

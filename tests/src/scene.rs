@@ -28,12 +28,15 @@ pub const ARGOCD: &str = "argocd";
 pub const NODE: &str = "node-1";
 /// Audience of the remote cluster.
 pub const SPOKE_AUDIENCE: &str = "spoke";
+/// Another one, for a second cluster Secret that names it by another URL: no two Secrets share an audience.
+pub const SECOND_SPOKE_AUDIENCE: &str = "spoke-2";
 /// The robot that pulls what is below `prod/`.
 pub const ROBOT: &str = "prod+argocd";
 /// Names that a [`crate::sandbox::Sandbox`] has to resolve for a scene.
 pub const HOSTS: [&str; 1] = [installation::ISSUER_HOST];
 
 const PUBLISHER: &str = "prod+publisher";
+const AUTHORITY_FILE: &str = "authority.pem";
 
 /// How long credentials live in the scene.
 #[derive(Debug, Clone, Copy)]
@@ -74,26 +77,16 @@ impl Surroundings {
             nodes: vec![NODE.into()],
             ..Default::default()
         };
-        let certificate = authority.issue(&[quay::HOST])?;
-        let registry = create(folder.join("quay"))?;
-        let registry = quay::Options {
-            registry: peers.registry(),
-            folder: &registry,
-            certificate: &certificate,
-            authority: authority.pem(),
-            lifetimes: Lifetimes {
-                robot: lives.robot,
-                ..Lifetimes::default()
-            },
-        };
+        let authority_file = folder.join(AUTHORITY_FILE);
+        fs::write(&authority_file, authority.pem()).context("write the authority")?;
         let (control_plane, quay) = tokio::try_join!(
             ControlPlane::start(folder, peers, options),
-            Quay::start(registry)
+            registry(folder.join("quay"), peers, &authority, lives.robot)
         )?;
         let issuer = OidcIssuer {
             url: plan.issuer_url(),
             ca_pem: authority.pem().to_owned(),
-            audiences: vec![SPOKE_AUDIENCE.into()],
+            audiences: vec![SPOKE_AUDIENCE.into(), SECOND_SPOKE_AUDIENCE.into()],
         };
         let node_options = node::Options {
             name: NODE.into(),
@@ -120,11 +113,22 @@ impl Surroundings {
         })
     }
 
-    /// The allow-list of an administrator who knows this registry and this remote cluster.
+    /// The allow-list of an administrator who knows the registry's host, at any port, and the remote cluster
+    /// under both of its names.
     #[must_use]
     pub fn allowed_hosts(&self) -> String {
-        let remote = self.remote.port();
-        format!("{};private,127.0.0.1:{remote};private", self.quay.host())
+        let (quay, remote) = (quay::HOST, self.remote.port());
+        format!("{quay};private,127.0.0.1:{remote};private,localhost:{remote};private")
+    }
+
+    /// Starts another registry under the same host name, at a port of its own, which is another host to
+    /// Docker configurations. It has no robots and no content.
+    ///
+    /// # Errors
+    /// As [`Quay::start`].
+    pub async fn registry(&self, peers: &Peers, name: &str, robot_life: Duration) -> Result<Quay> {
+        let folder = self.folder.join("registries").join(name);
+        registry(folder, peers, &self.authority, robot_life).await
     }
 
     /// Installs and starts the project. The namespace `argocd` is made, with
@@ -181,17 +185,24 @@ impl Surroundings {
             subject,
             &["prod/"],
         ));
+        self.push(peers, &self.quay, "prod/charts", chart)
+    }
+
+    /// Pushes a chart below `path` of a registry.
+    ///
+    /// # Errors
+    /// With Helm's own words.
+    pub fn push(&self, peers: &Peers, quay: &Quay, path: &str, chart: &Chart<'_>) -> Result<()> {
         let password = "publisher";
-        self.quay
-            .add_robot(Robot::publisher(PUBLISHER, password, &["prod/"]));
-        let authority = self.folder.join("authority.pem");
-        fs::write(&authority, self.authority.pem()).context("write the authority")?;
+        let (top, _) = path.split_once('/').unwrap_or((path, ""));
+        let below = format!("{top}/");
+        quay.add_robot(Robot::publisher(PUBLISHER, password, &[&below]));
         let to = Destination {
-            host: self.quay.host(),
-            path: "prod/charts",
+            host: quay.host(),
+            path,
             user: PUBLISHER,
             password,
-            authority: &authority,
+            authority: &self.folder.join(AUTHORITY_FILE),
         };
         chart.push(peers.helm(), &self.folder, &to)
     }
@@ -278,6 +289,25 @@ impl Surroundings {
     pub fn client(&self) -> Result<Client> {
         self.control_plane.client()
     }
+}
+
+async fn registry(
+    folder: PathBuf,
+    peers: &Peers,
+    authority: &Authority,
+    robot_life: Duration,
+) -> Result<Quay> {
+    let options = quay::Options {
+        registry: peers.registry(),
+        folder: &create(folder)?,
+        certificate: &authority.issue(&[quay::HOST])?,
+        authority: authority.pem(),
+        lifetimes: Lifetimes {
+            robot: robot_life,
+            ..Lifetimes::default()
+        },
+    };
+    Quay::start(options).await
 }
 
 /// The SPIFFE ID of a service account's name in namespace `argocd`.

@@ -132,7 +132,7 @@ impl Applications {
     /// # Errors
     /// At the limit: the Application's state with its conditions and the last sync's message.
     pub async fn synced_and_healthy(&self, name: &str, limit: Duration) -> Result<Report> {
-        let outcome = wait_until(
+        wait_until(
             &format!("Application {name} to be Synced and Healthy"),
             limit,
             || async move {
@@ -141,15 +141,7 @@ impl Applications {
                 Ok(report)
             },
         )
-        .await;
-        match outcome {
-            Ok(report) => Ok(report),
-            // The last look may have been cut off by the limit: what it would have seen is the reason.
-            Err(error) => Err(match self.report(name).await {
-                Ok(report) => error.context(format!("Application {name}: {report}")),
-                Err(_) => error,
-            }),
-        }
+        .await
     }
 
     /// Has Argo CD compare the Application anew, its manifests fetched and made anew, and waits for the

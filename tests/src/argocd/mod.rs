@@ -176,6 +176,16 @@ impl ArgoCd {
             .map(|running| running.container.log())
     }
 
+    /// A component's container.
+    ///
+    /// # Errors
+    /// When the component does not run.
+    pub fn container(&self, component: Component) -> Result<&SandboxedContainer> {
+        let running = self.running.get(&component);
+        let container = running.map(|running| &running.container);
+        container.with_context(|| format!("{} does not run", component.name()))
+    }
+
     /// Ends a component and starts it from a new pod: the one of a rollout that is under way, else one that
     /// its controller makes for the pod that is deleted here.
     ///

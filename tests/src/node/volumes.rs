@@ -71,7 +71,11 @@ pub(super) async fn unpublish(shared: &Shared, pod: &Pod) -> Result<()> {
         csi::unpublish(socket(shared, source)?, &volume_id(&uid, name), &target)
             .await
             .with_context(|| format!("unpublish volume {name} of pod {}", pod.name_any()))?;
-        fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
+        // Not recursively, as kubelet: what the driver left mounted must not be emptied.
+        if target.exists() {
+            fs::remove_dir(&target).with_context(|| format!("remove {}", target.display()))?;
+        }
+        fs::remove_dir(folder).with_context(|| format!("remove {}", folder.display()))?;
     }
     Ok(())
 }

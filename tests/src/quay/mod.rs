@@ -227,6 +227,11 @@ impl Quay {
         self.state.journal.heal(endpoint);
     }
 
+    /// Closes its port for good: every connection is refused from now on.
+    pub fn close(&self) {
+        self.handle.shutdown();
+    }
+
     /// Every request answered so far, oldest first.
     pub fn requests(&self) -> Vec<Request> {
         self.state.journal.requests()

@@ -13,6 +13,7 @@
 //! the container's own arguments, because ports have to be free ones.
 
 mod environment;
+mod exec;
 mod mounts;
 mod objects;
 mod volumes;
@@ -70,6 +71,7 @@ pub struct Options<'a> {
 /// A running container. Dropping it kills all of its processes at once.
 pub struct SandboxedContainer {
     process: Process,
+    user: i64,
     _tokens: Vec<TokenFile>,
 }
 
@@ -137,6 +139,7 @@ impl SandboxedContainer {
         let process = Process::start(options.container, &mut command, &folder)?;
         Ok(Self {
             process,
+            user: user(options, container),
             _tokens: volumes.tokens,
         })
     }

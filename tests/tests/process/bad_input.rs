@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures::stream;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use shared::annotations::INJECT;
 use shared::secrets::SECRET_TYPE;
 
 use crate::case::{Case, shared};
@@ -231,8 +232,8 @@ async fn a_body_that_never_ends(scene: &Scene) -> Result<()> {
 
 async fn kinds_and_shapes_that_nothing_is_decided_about(scene: &Scene) -> Result<()> {
     let webhook = scene.webhook()?;
-    let known = |path: &str, kind: &str| match path {
-        WORKLOADS => kind.ends_with("Deployment") || kind.ends_with("ArgoCD"),
+    let of_path = |path: &str, kind: &str| match path {
+        WORKLOADS => matches!(kind, "apps/v1/Deployment" | "argoproj.io/v1beta1/ArgoCD"),
         SECRETS => kind == "v1/Secret",
         _ => kind == "v1/Pod",
     };
@@ -246,7 +247,17 @@ async fn kinds_and_shapes_that_nothing_is_decided_about(scene: &Scene) -> Result
         "argoproj.io/v1alpha1/Application",
         "example.test/v7/Pod",
         "example.test/v7/Secret",
+        "example.test/v7/Deployment",
         "",
+    ];
+    // Each is something to change or to refuse under the kind that it is of.
+    let opt_in = json!({ "annotations": { INJECT: "enabled" } });
+    let bad_opt_in = json!({ "annotations": { INJECT: "on" } });
+    let meant = [
+        pod(),
+        secret_object(&[("useWorkloadIdentity", "dHJ1ZQ==")]),
+        json!({ "metadata": opt_in, "spec": {} }),
+        json!({ "metadata": bad_opt_in, "spec": {} }),
     ];
     let objects = [
         json!(null),
@@ -264,11 +275,9 @@ async fn kinds_and_shapes_that_nothing_is_decided_about(scene: &Scene) -> Result
     ];
     for path in PATHS {
         for kind in kinds {
-            for object in objects.iter().chain([&pod()]) {
+            let others = meant.iter().filter(|_| !of_path(path, kind));
+            for object in objects.iter().chain(others) {
                 for old in [None, Some(object)] {
-                    if known(path, kind) && *object == pod() {
-                        continue;
-                    }
                     let request = request(kind, object, old);
                     let response = webhook.ask(path, &request).await?;
                     ensure!(response["allowed"] == true, "{request}: {response}");

@@ -102,7 +102,6 @@ impl Case {
     }
 
     /// The scene has to have Argo CD running.
-    #[expect(dead_code, reason = "for the trials of argocd.rs and rotation.rs")]
     pub(crate) fn with_argocd(mut self) -> Self {
         self.needs_argocd = true;
         self

@@ -74,7 +74,14 @@ async fn it_ends_well(prepared: &Prepared) -> Result<()> {
         let is_whole = !credential.target.is_empty()
             && credential.identity.starts_with("spiffe://")
             && credential.expires.ends_with('Z');
-        ensure!(is_whole && credential.rotations >= 1, "{credential:?}");
+        ensure!(is_whole, "{credential:?}");
     }
+    // It waits for the registry's; the cluster's may outlive it.
+    let mut registries = report
+        .credentials
+        .iter()
+        .filter(|credential| !credential.target.starts_with("https://"));
+    let registry = registries.next().context("no registry in the report")?;
+    ensure!(registry.rotations >= 1, "{registry:?}");
     Ok(())
 }

@@ -18,10 +18,12 @@ use crate::api::Rest;
 use crate::webhook::Webhook;
 
 /// Short enough that every credential of a run rotates during it.
-const LIVES: Lives = Lives {
+pub(crate) const LIVES: Lives = Lives {
     identity: Duration::from_secs(60),
     robot: Duration::from_secs(60),
 };
+
+const NO_ARGOCD: &str = "this case was made without `with_argocd`";
 
 /// What is built and installed before anything is started.
 pub(crate) struct Prepared {
@@ -75,11 +77,13 @@ impl Scene {
     }
 
     /// Argo CD, for cases that were made with it.
-    #[expect(dead_code, reason = "for the trials of argocd.rs and rotation.rs")]
-    pub(crate) fn argocd(&mut self) -> Result<&mut ArgoCd> {
-        self.argocd
-            .as_mut()
-            .context("this case was made without `with_argocd`")
+    pub(crate) fn argocd(&self) -> Result<&ArgoCd> {
+        self.argocd.as_ref().context(NO_ARGOCD)
+    }
+
+    /// As [`Scene::argocd`], to start components again.
+    pub(crate) fn argocd_mut(&mut self) -> Result<&mut ArgoCd> {
+        self.argocd.as_mut().context(NO_ARGOCD)
     }
 
     /// A client with all rights.

@@ -2,6 +2,7 @@
 //! them and lacks in the other is what admission did.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
@@ -35,7 +36,6 @@ pub(crate) struct Bench {
 }
 
 /// What became of a pod.
-#[derive(Debug)]
 pub(crate) struct Tried {
     /// What admission added, by JSON pointer.
     pub(crate) additions: BTreeMap<String, Value>,
@@ -43,6 +43,13 @@ pub(crate) struct Tried {
     pub(crate) warnings: Vec<String>,
     /// The whole pod.
     pub(crate) pod: Value,
+}
+
+impl fmt::Debug for Tried {
+    /// Without the pod, whose hundreds of lines say nothing to a reader.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.shown())
+    }
 }
 
 impl Tried {

@@ -125,7 +125,10 @@ async fn the_workload_api_is_mounted(scene: &Scene) -> Result<()> {
 
     let mut repo_server = bench.stock.pod("argocd-repo-server")?;
     let tried = bench.check(&repo_server).await?;
-    ensure!(!tried.pod.to_string().contains("spiffe"), "{tried:?}");
+    ensure!(
+        !tried.pod["spec"].to_string().contains("spiffe"),
+        "{tried:?}"
+    );
     annotate(&mut repo_server, &[(SPIFFE_CSI, "true")]);
     let tried = bench.check(&repo_server).await?;
     snapshot::check("spiffe", "repo-server-on-request", &tried.shown());

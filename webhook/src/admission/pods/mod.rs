@@ -83,7 +83,20 @@ pub fn decide(pod: &PodView<'_>, entry: Entry, config: &PodConfig) -> Verdict {
         .collect();
 
     let mut patch = Patch::new();
-    label(pod, &mut patch);
+    // The label says that the pod has something of ours, for whoever looks for
+    // pods that have to be restarted.
+    let carries = |volume: &PlannedVolume<'_>| {
+        additions.iter().any(|it| it.mounts(volume.name))
+            || targets.iter().any(|it| {
+                it.container
+                    .mounts()
+                    .iter()
+                    .any(|mount| &*mount.name == volume.name)
+            })
+    };
+    if volumes.planned().any(|volume| carries(&volume)) {
+        label(pod, &mut patch);
+    }
     volumes.write(spec, &additions, &mut patch);
     for (target, additions) in targets.iter().zip(additions) {
         additions.write(target.container, &target.slot(), &mut patch);
@@ -227,11 +240,14 @@ impl<'p> Volumes<'p> {
         }
     }
 
+    fn planned(&self) -> impl Iterator<Item = PlannedVolume<'p>> {
+        [self.credentials, self.spiffe].into_iter().flatten()
+    }
+
     /// Adds the volumes that are new and that one of `additions` mounts.
     fn write(&self, spec: &PodSpec<'_>, additions: &[Additions], patch: &mut Patch) {
-        let new = [self.credentials, self.spiffe]
-            .into_iter()
-            .flatten()
+        let new = self
+            .planned()
             .filter(|volume| volume.is_new && additions.iter().any(|a| a.mounts(volume.name)))
             .map(|volume| {
                 let csi = json!({"driver": volume.driver, "readOnly": true});
