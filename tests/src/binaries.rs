@@ -1,9 +1,10 @@
 //! The project's own programs, built by the Cargo that runs the suite.
 //!
 //! `CARGO_BIN_EXE_*` exists only inside the package that has the binary, so
-//! the harness asks Cargo for them. The nested build shares the target folder,
-//! finds it up to date where `cargo test --workspace` came first, and takes no
-//! lock that its caller still holds.
+//! the harness asks Cargo for them. The nested build shares the target folder
+//! and takes no lock that its caller still holds. It selects what its caller
+//! was built with, so that Cargo comes to the same features and rebuilds
+//! nothing: the whole workspace, with the tests under `cargo test`.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::progress;
+
+/// When set, the programs are there already: a test that starts the demo has built them.
+pub const BUILT: &str = "WORKLOAD_IDENTITY_BUILT";
 
 /// Paths of the built programs.
 #[derive(Debug, Clone)]
@@ -26,9 +30,15 @@ impl Binaries {
     /// When Cargo is not there or a program does not compile.
     pub fn build() -> Result<Self> {
         let folder = profile_folder()?;
+        if env::var_os(BUILT).is_some() {
+            return Ok(Self { folder });
+        }
         progress::step("building the project's programs");
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--workspace", "--bins", "--quiet"]);
+        cargo.args(["build", "--workspace", "--bins"]);
+        if runs_tests()? {
+            cargo.arg("--tests");
+        }
         if folder.ends_with("release") {
             cargo.arg("--release");
         }
@@ -70,12 +80,23 @@ pub fn workspace() -> &'static Path {
 /// `target/debug` or `target/release`: where the running program is, or, for
 /// a test, the folder above.
 fn profile_folder() -> Result<PathBuf> {
+    let folder = program_folder()?;
+    let profile = if runs_tests()? {
+        folder.parent()
+    } else {
+        Some(folder.as_path())
+    };
+    Ok(profile.context("deps has no parent")?.to_owned())
+}
+
+fn runs_tests() -> Result<bool> {
+    Ok(program_folder()?.ends_with("deps"))
+}
+
+fn program_folder() -> Result<PathBuf> {
     let program = env::current_exe().context("find the running program")?;
-    let mut folder = program
+    let folder = program
         .parent()
         .context("the running program has no folder")?;
-    if folder.ends_with("deps") {
-        folder = folder.parent().context("deps has no parent")?;
-    }
     Ok(folder.to_owned())
 }

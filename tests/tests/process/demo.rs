@@ -48,6 +48,7 @@ async fn it_ends_well(prepared: &Prepared) -> Result<()> {
     command
         .arg("--report")
         .arg(&report)
+        .env(harness::binaries::BUILT, "1")
         .stdin(Stdio::null())
         .stderr(output.try_clone().context("share a log file")?)
         .stdout(output)

@@ -27,8 +27,10 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 async fn agents_read_bindings_and_report(scene: &Scene) -> Result<()> {
+    let agent = account(scene, NAMESPACE, AGENT).await?;
+    let nobody = account(scene, NAMESPACE, "default").await?;
     for namespace in namespaces(scene).await? {
-        let rules = rules(scene, AGENT, &namespace).await?;
+        let rules = rules(&agent, &nobody, &namespace).await?;
         let expected = [
             "get,list,watch workload-identity.dev/credentialbindings",
             "patch workload-identity.dev/credentialbindings/status",
@@ -37,7 +39,6 @@ async fn agents_read_bindings_and_report(scene: &Scene) -> Result<()> {
     }
 
     accounts(&scene.rest()?, ARGOCD).await?;
-    let agent = account(scene, NAMESPACE, AGENT).await?;
     for namespace in [ARGOCD, NAMESPACE, "default", "kube-system"] {
         let secrets = secrets(namespace);
         for path in [
@@ -87,8 +88,10 @@ async fn the_control_plane_reads_secrets_where_it_was_told(scene: &Scene) -> Res
         "get /secrets argocd-identity-issuer",
         "get,update coordination.k8s.io/leases argocd-identity-controller",
     ];
+    let ours = control_plane(scene).await?;
+    let nobody = account(scene, NAMESPACE, "default").await?;
     for namespace in namespaces(scene).await? {
-        let rules = rules(scene, CONTROL_PLANE, &namespace).await?;
+        let rules = rules(&ours, &nobody, &namespace).await?;
         let mut expected = set(&everywhere);
         match namespace.as_str() {
             ARGOCD => expected.extend(set(&argocd)),
@@ -98,9 +101,8 @@ async fn the_control_plane_reads_secrets_where_it_was_told(scene: &Scene) -> Res
         ensure!(rules == expected, "{namespace}: {rules:?}");
     }
 
-    let ours = control_plane(scene).await?;
     let issuer = format!("{}/argocd-identity-issuer", secrets(NAMESPACE));
-    for path in [secrets(ARGOCD), issuer] {
+    for path in [secrets(ARGOCD), issuer.clone()] {
         get(&ours, &path).await.with_context(|| path.clone())?;
     }
     for path in [
@@ -121,7 +123,6 @@ async fn the_control_plane_reads_secrets_where_it_was_told(scene: &Scene) -> Res
         refused(get(&ours, &path).await, FORBIDDEN, &path)?;
     }
     let ours = Rest::new(ours);
-    let issuer = format!("{}/argocd-identity-issuer", secrets(NAMESPACE));
     let change = json!({ "metadata": { "labels": { "example.test/a": "b" } } });
     refused(ours.merge(&issuer, &change).await, FORBIDDEN, &"patch")?;
     refused(ours.delete(&issuer).await, FORBIDDEN, &"delete")?;
@@ -156,24 +157,23 @@ fn set(rules: &[&str]) -> BTreeSet<String> {
     rules.iter().map(|rule| (*rule).to_owned()).collect()
 }
 
-/// What a service account of the installation may do in a namespace and a
-/// service account without any role may not, as `verbs group/resource names`.
-async fn rules(scene: &Scene, name: &str, namespace: &str) -> Result<BTreeSet<String>> {
-    let theirs = account(scene, NAMESPACE, name).await?;
-    let nobody = account(scene, NAMESPACE, "default").await?;
-    let theirs = listed(theirs, namespace).await?;
+/// What a caller may do in a namespace and a service account without any role
+/// may not, as `verbs group/resource names`.
+async fn rules(caller: &Client, nobody: &Client, namespace: &str) -> Result<BTreeSet<String>> {
+    let theirs = listed(caller, namespace).await?;
     let nobodys = listed(nobody, namespace).await?;
     Ok(theirs.difference(&nobodys).cloned().collect())
 }
 
-async fn listed(client: Client, namespace: &str) -> Result<BTreeSet<String>> {
+async fn listed(client: &Client, namespace: &str) -> Result<BTreeSet<String>> {
     let question = json!({
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectRulesReview",
         "spec": { "namespace": namespace },
     });
     let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
-    let answer = Rest::new(client).create(path, &question).await?.object;
+    let rest = Rest::new(client.clone());
+    let answer = rest.create(path, &question).await?.object;
     let rules = answer["status"]["resourceRules"].as_array();
     let mut listed = BTreeSet::new();
     for rule in rules.context("no rules")? {
