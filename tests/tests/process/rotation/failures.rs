@@ -150,7 +150,7 @@ async fn each_refusal_has_its_name(scene: &Scene) -> Result<()> {
     tenant.quay.close();
     choose(&tenant, "prod+gone").await?;
     tenant
-        .refused_with(BINDING, Code::ExchangeUnreachable, &["prod+gone"])
+        .refused_with(BINDING, Code::ExchangeUnreachable, &["Connection refused"])
         .await?;
     tenant.delete(BINDING).await
 }

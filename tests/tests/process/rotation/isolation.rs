@@ -23,8 +23,8 @@ const PROJECTS: &str = "prod+project";
 
 async fn a_projects_credential_is_never_pod_wide(scene: &Scene) -> Result<()> {
     let tenant = Tenant::start(scene, "projects", LIFE).await?;
-    // Even a robot that would trust whatever comes.
-    tenant.add_robot(PROJECTS);
+    // The registry would trust the project's identity.
+    tenant.add_robot(PROJECTS, "argocd-project-production");
     let mut values = tenant.repository();
     values.insert("project", "production".to_owned());
     values.insert("workloadIdentityRegistryUsername", PROJECTS.to_owned());
@@ -67,7 +67,7 @@ async fn a_projects_credential_is_never_pod_wide(scene: &Scene) -> Result<()> {
 async fn the_oldest_identity_of_a_host_wins(scene: &Scene) -> Result<()> {
     const SECOND: &str = "prod+second";
     let tenant = Tenant::start(scene, "conflict", LIFE).await?;
-    tenant.add_robot(SECOND);
+    tenant.add_robot(SECOND, "argocd-global");
     tenant
         .create("conflict-a", "repository", &tenant.repository())
         .await?;

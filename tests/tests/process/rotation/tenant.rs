@@ -57,7 +57,7 @@ impl Tenant {
             issuer: scene.around.plan.issuer_url(),
             registries: volume(scene, Component::RepoServer)?,
         };
-        tenant.add_robot(ROBOT);
+        tenant.add_robot(ROBOT, "argocd-global");
         Ok(tenant)
     }
 
@@ -67,9 +67,9 @@ impl Tenant {
         Ok(())
     }
 
-    /// Adds a robot as [`ROBOT`] is.
-    pub(crate) fn add_robot(&self, name: &str) {
-        let subject = identity("argocd-global");
+    /// Adds a robot as [`ROBOT`] is, which trusts the identity of `account`.
+    pub(crate) fn add_robot(&self, name: &str, account: &str) {
+        let subject = identity(account);
         let robot = Robot::federated(name, &self.issuer, subject, &["prod/"]);
         self.quay.add_robot(robot);
     }
