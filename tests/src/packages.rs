@@ -20,6 +20,8 @@ const NEEDED: &[(&str, &str)] = &[
     (REDIS_PROGRAM, "redis-tools"),
     ("git", "git"),
     ("gpg", "gpg"),
+    // Argo CD's repo-server makes a keyring at its start; gpg only recommends its agent.
+    ("gpg-agent", "gpg-agent"),
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
