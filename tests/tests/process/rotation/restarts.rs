@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use harness::argocd::Component;
 use harness::process::wait_until;
-use harness::quay::{self, Endpoint, Failure};
-use harness::scene::identity;
+use harness::quay::{Endpoint, Failure};
+use harness::scene::{SPOKE_AUDIENCE, identity};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -46,9 +46,7 @@ async fn an_agent_that_was_killed_takes_its_volumes_over(scene: &mut Scene) -> R
     short
         .create(short.name, "repository", &short.repository())
         .await?;
-    // Nobody connects to it.
-    let server = format!("https://{}:6444", quay::HOST);
-    let values = cluster(scene, &server, "restart-spoke")?;
+    let values = cluster(scene, &scene.around.remote.url(), SPOKE_AUDIENCE)?;
     long.create("restart-spoke", "cluster", &values).await?;
     for name in [long.name, short.name, "restart-spoke"] {
         long.ready(name).await?;
