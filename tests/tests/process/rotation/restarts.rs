@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use harness::argocd::Component;
 use harness::process::wait_until;
-use harness::quay::{Endpoint, Failure};
-use harness::scene::{SPOKE_AUDIENCE, identity};
+use harness::quay::{self, Endpoint, Failure};
+use harness::scene::identity;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -46,7 +46,9 @@ async fn an_agent_that_was_killed_takes_its_volumes_over(scene: &mut Scene) -> R
     short
         .create(short.name, "repository", &short.repository())
         .await?;
-    let values = cluster(scene, &scene.around.remote.url(), SPOKE_AUDIENCE)?;
+    // Nobody connects to it.
+    let server = format!("https://{}:6444", quay::HOST);
+    let values = cluster(scene, &server, "restart-spoke")?;
     long.create("restart-spoke", "cluster", &values).await?;
     for name in [long.name, short.name, "restart-spoke"] {
         long.ready(name).await?;
@@ -108,7 +110,13 @@ async fn an_agent_that_was_killed_takes_its_volumes_over(scene: &mut Scene) -> R
         Folders::of(scene)? == folders,
         "folders were made anew, which mounts of subPath do not see"
     );
-    // A container sees the new token through its old mounts.
+    // A container sees the new token through its old mounts, once there is one.
+    wait_until("a renewal of the cluster's token", LIMIT, || async {
+        let current = files::exec_token(&fs::read(&spoke)?)?;
+        ensure!(current.token != token.token, "it is the old one");
+        Ok(())
+    })
+    .await?;
     let container = scene
         .argocd()?
         .container(Component::ApplicationController)?;
