@@ -241,6 +241,12 @@ catalogue! {
     VersionMismatch "version-mismatch":
         "the ExecCredential version that was asked for is unknown";
         "Use client.authentication.k8s.io/v1 or client.authentication.k8s.io/v1beta1.";
+    RegistrationRefused "registration-refused":
+        "kubelet did not register the CSI driver of this node";
+        "Read the words that are shown, and check that one agent only runs on the node.";
+    VolumeEmpty "volume-empty":
+        "no binding of the pod's namespace names its service account, so its credential volume stays empty";
+        "Create the Secrets with workload identity, or run the component under a service account that is a consumer.";
     VolumeRejected "volume-rejected":
         "the volume cannot be published";
         "Read the field that is shown; the volume is made by the admission webhook only.";
