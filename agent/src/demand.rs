@@ -6,7 +6,7 @@
 //! never enters the pod-wide Docker configuration, one host there has one
 //! identity, and one audience goes to one exchange.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -124,6 +124,23 @@ pub enum Slot {
     Cluster(FileName),
 }
 
+/// A pod whose volume stays empty, because no binding of its namespace names its
+/// service account.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EmptyVolume {
+    /// The pod's UID.
+    pub pod_uid: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's service account.
+    pub service_account: String,
+    /// The service accounts that bindings of the namespace do name; `None`
+    /// while the namespace has no binding.
+    pub consumers: Option<BTreeSet<String>>,
+}
+
 /// What is wanted.
 #[derive(Debug, Default, PartialEq)]
 pub struct Demand {
@@ -135,6 +152,8 @@ pub struct Demand {
     pub served: BTreeMap<BindingRef, i64>,
     /// Those of them that cannot be delivered.
     pub refused: BTreeMap<BindingRef, Named>,
+    /// Consumers that no binding names.
+    pub empty: BTreeSet<EmptyVolume>,
 }
 
 /// Computes what is wanted. The same input gives the same output.
@@ -146,10 +165,16 @@ pub fn demand<'a>(
     let mut demand = Demand::default();
     for consumer in consumers {
         let slots = demand.volumes.entry(consumer.volume.clone()).or_default();
+        let mut consumers: Option<BTreeSet<String>> = None;
         for (reference, binding) in bindings {
-            if reference.namespace != consumer.namespace
-                || !binding.spec.consumers.contains(&consumer.service_account)
-            {
+            if reference.namespace != consumer.namespace {
+                continue;
+            }
+            let named = &binding.spec.consumers;
+            consumers
+                .get_or_insert_default()
+                .extend(named.iter().cloned());
+            if !named.contains(&consumer.service_account) {
                 continue;
             }
             demand.served.insert(reference.clone(), binding.generation);
@@ -174,6 +199,16 @@ pub fn demand<'a>(
                 }
                 None => {}
             }
+        }
+        let is_named = |all: &BTreeSet<String>| all.contains(&consumer.service_account);
+        if !consumers.as_ref().is_some_and(is_named) {
+            demand.empty.insert(EmptyVolume {
+                pod_uid: consumer.pod_uid.clone(),
+                namespace: consumer.namespace.clone(),
+                pod: consumer.pod.clone(),
+                service_account: consumer.service_account.clone(),
+                consumers,
+            });
         }
     }
     demand

@@ -110,6 +110,28 @@ fn a_consumer_gets_what_its_service_account_is_listed_for() {
 }
 
 #[test]
+fn a_pod_that_no_binding_names_is_known() {
+    let mut elsewhere = consumer("repo-server");
+    elsewhere.namespace = "other".into();
+    let consumers = [consumer("repo-server"), consumer("stranger"), elsewhere];
+    let refused = change(registry(1), |it| it.delivery = Delivery::Proxy);
+    let bindings = Bindings::from([
+        (reference("charts"), refused),
+        (reference("spoke"), cluster(2)),
+    ]);
+    // A binding that cannot be delivered says so itself.
+    let empty = demand(&consumers, &bindings).empty;
+    let shown: Vec<_> = empty
+        .iter()
+        .map(|it| (it.namespace.as_str(), it.service_account.as_str()))
+        .collect();
+    assert_eq!(shown, [("other", "repo-server"), ("argocd", "stranger")]);
+    let named: Vec<_> = empty.iter().map(|it| it.consumers.clone()).collect();
+    let accounts = ["controller", "repo-server", "server"].map(str::to_owned);
+    assert_eq!(named, [None, Some(BTreeSet::from(accounts))]);
+}
+
+#[test]
 fn another_namespace_gets_nothing() {
     let bindings = Bindings::from([(reference("charts"), registry(1))]);
     let mut elsewhere = consumer("repo-server");

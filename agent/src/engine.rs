@@ -13,6 +13,8 @@
 //! should hold. Writing is cheap (a tmpfs, and unchanged files are left alone),
 //! so it happens in place.
 
+mod handle;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use shared::binding::NodeStatus;
 use shared::errors::{Code, Named};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::acquire::{Acquirer, PodTokens, failed};
 use crate::demand::{BindingRef, Bindings, Consumer, Demand, Holder, Key, demand};
@@ -34,70 +36,13 @@ use crate::report::{Reports, Rotation, node_status};
 use crate::store::Store;
 use crate::volume::{Content, Volume};
 
-/// Kubelet is kept waiting no longer than this for the engine's part.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub use handle::{Event, Handle, channel};
+
 /// The clocks are compared at least this often: one of them may have jumped.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 /// After a start kubelet needs this long to publish every volume again; until
 /// then a binding without a consumer may have one.
 const SETTLING: Duration = Duration::from_secs(120);
-/// Events that wait for the engine.
-const QUEUE: usize = 256;
-
-/// What the CSI service tells the engine.
-#[derive(Debug)]
-pub enum Event {
-    /// A volume was published; again, with a new token, every few seconds.
-    Published {
-        /// The pod.
-        consumer: Consumer,
-        /// Answered when the volume holds what there is for it.
-        done: oneshot::Sender<()>,
-    },
-    /// A volume is about to be removed.
-    Unpublished {
-        /// Its path.
-        volume: PathBuf,
-        /// Answered when nothing will be written there any more.
-        done: oneshot::Sender<()>,
-    },
-}
-
-/// Speaks to the engine.
-#[derive(Debug, Clone)]
-pub struct Handle(mpsc::Sender<Event>);
-
-impl Handle {
-    /// Tells of a consumer. Returns when its volume holds what there is for it
-    /// already, after two seconds at the latest.
-    pub async fn publish(&self, consumer: Consumer) {
-        self.tell(|done| Event::Published { consumer, done }).await;
-    }
-
-    /// Tells that a volume goes away; returns like [`Handle::publish`].
-    pub async fn unpublish(&self, volume: PathBuf) {
-        self.tell(|done| Event::Unpublished { volume, done }).await;
-    }
-
-    async fn tell(&self, event: impl FnOnce(oneshot::Sender<()>) -> Event) {
-        let (done, answer) = oneshot::channel();
-        let told = async {
-            // Errors mean that the agent is being stopped.
-            let _ = self.0.send(event(done)).await;
-            let _ = answer.await;
-        };
-        if timeout(PATIENCE, told).await.is_err() {
-            tracing::warn!("the engine is busy; kubelet does not wait for it");
-        }
-    }
-}
-
-/// A channel to the engine, and its other end.
-pub fn channel() -> (Handle, mpsc::Receiver<Event>) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    (Handle(sender), receiver)
-}
-
 /// Reads both clocks. Tests give a start for the wall clock, which then moves
 /// with tokio's clock.
 #[derive(Debug, Clone, Copy)]
@@ -392,7 +337,7 @@ impl<S: IdentitySource> Engine<S> {
         }
     }
 
-    /// Tells how every binding stands that has a consumer here.
+    /// Tells how every binding stands that has a consumer here, and who has none.
     fn report(&self) {
         let Some(bindings) = &self.bindings else {
             return;
@@ -422,7 +367,8 @@ impl<S: IdentitySource> Engine<S> {
             })
             .map(|(reference, _)| reference.clone())
             .collect();
-        let reports = Reports { nodes, left };
+        let empty = self.demand.empty.clone();
+        let reports = Reports { nodes, left, empty };
         self.reports.send_if_modified(|current| {
             let changed = *current != reports;
             *current = reports;

@@ -9,6 +9,7 @@ use shared::allow_list::AllowList;
 use shared::binding::NodeState;
 use shared::exec_credential::ExecCredential;
 
+use super::handle::PATIENCE;
 use super::*;
 use crate::demand::tests::{cluster, consumer, reference};
 use crate::exchange::http::Upstream;
@@ -312,6 +313,36 @@ async fn what_nobody_wants_any_more_is_removed() {
         "nothing is written after unpublish"
     );
     assert!(agent.reports.borrow().nodes.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_nobody_names_is_reported_once_bindings_are_known() {
+    let mut agent = Agent::new();
+    let mut stranger = consumer("stranger");
+    stranger.volume = agent.folder.path().to_owned();
+    agent.handle.publish(stranger).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(agent.reports.borrow().empty.is_empty());
+    let reported = |agent: &Agent| -> Vec<bool> {
+        let reports = agent.reports.borrow();
+        reports
+            .empty
+            .iter()
+            .map(|it| it.consumers.is_some())
+            .collect()
+    };
+    agent.bindings.send_replace(Some(Arc::default()));
+    agent
+        .until("reported", |agent, _| reported(agent) == [false])
+        .await;
+    agent.bind(1);
+    agent
+        .until("with those that are named", |agent, _| {
+            reported(agent) == [true]
+        })
+        .await;
+    agent.handle.unpublish(agent.folder.path().to_owned()).await;
+    assert!(reported(&agent).is_empty());
 }
 
 #[tokio::test(start_paused = true)]

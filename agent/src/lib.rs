@@ -5,7 +5,8 @@
 //!                          │  ▲             └──────▶ exchange ──▶ registry
 //!  bindings ──(watch)──────┤  └── refresh, demand (pure)
 //!                          ├──▶ volume ──▶ store ──▶ files on a tmpfs per pod
-//!                          └──▶ report ──▶ status ──▶ CredentialBinding
+//!                          └──▶ report ─┬▶ status ───▶ CredentialBinding
+//!                                       └▶ notices ──▶ events on pods
 //! ```
 //!
 //! What flows in: pods that kubelet published here, with their own tokens, and
@@ -27,6 +28,7 @@ pub mod exchange;
 pub mod health;
 pub mod identity;
 pub mod jwt;
+pub mod notices;
 pub mod refresh;
 pub mod report;
 pub mod run;

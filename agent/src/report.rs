@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use shared::binding::{NodeError, NodeState, NodeStatus};
 use shared::errors::Named;
 
-use crate::demand::{BindingRef, Demand, Holder, Key};
+use crate::demand::{BindingRef, Demand, EmptyVolume, Holder, Key};
 use crate::exchange::Credential;
 use crate::refresh::Machine;
 
@@ -19,6 +19,8 @@ pub struct Reports {
     pub nodes: BTreeMap<BindingRef, NodeStatus>,
     /// Bindings that have an entry of this node and no consumer here any more.
     pub left: BTreeSet<BindingRef>,
+    /// Pods of this node that get nothing.
+    pub empty: BTreeSet<EmptyVolume>,
 }
 
 /// Deliveries of a binding on this node.

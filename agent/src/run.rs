@@ -16,7 +16,7 @@ use crate::engine::{self, Clock, Engine};
 use crate::exchange::http::Upstream;
 use crate::identity::control_plane::ControlPlane;
 use crate::report::Reports;
-use crate::{bindings, csi, health, status};
+use crate::{bindings, csi, health, notices, status};
 
 /// Reads arguments and environment, and runs until SIGTERM or SIGINT.
 ///
@@ -90,12 +90,18 @@ pub async fn run(
         config.node_name.clone(),
         maps,
     ));
+    let tell = tokio::spawn(notices::tell(
+        client.clone(),
+        config.node_name.clone(),
+        reported.clone(),
+    ));
     let write = tokio::spawn(status::write(client, config.node_name, reported));
     let serve = csi::serve(listener, settings, handle, shutdown);
     tokio::select! {
         result = serve => result,
         ended = engine => ended.context("the engine broke off"),
         ended = watch => ended.context("the watch of bindings broke off"),
+        ended = tell => ended.context("the writer of events broke off"),
         ended = write => ended.context("the status writer broke off"),
         result = health::serve(health) => result,
     }

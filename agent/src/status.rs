@@ -173,6 +173,7 @@ mod tests {
                 .map(|(name, n)| (reference(name), status(*n)))
                 .collect(),
             left: left.iter().map(|name| reference(name)).collect(),
+            ..Reports::default()
         }
     }
 
