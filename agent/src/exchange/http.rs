@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -41,16 +42,18 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// A client that trusts the system's roots and those of `extra_roots` (PEM).
+    /// A client that trusts the system's roots and those of `extra_roots`
+    /// (PEM). Where that file is absent or empty there are no more of them: the
+    /// manifests always name the file, and whoever needs it provides it.
     ///
     /// # Errors
-    /// When the file cannot be read, or the TLS client cannot be made.
+    /// When the file cannot be read or is no PEM file of certificates, or the
+    /// TLS client cannot be made.
     pub fn new(allowed: AllowList, extra_roots: Option<&Path>) -> anyhow::Result<Self> {
         let roots = match extra_roots {
-            Some(path) => std::fs::read(path)
-                .map_err(anyhow::Error::from)
-                .and_then(|pem| Ok(Certificate::from_pem_bundle(&pem)?))
-                .map_err(|error| error.context(format!("--upstream-ca {}", path.display())))?,
+            Some(path) => {
+                roots(path).with_context(|| format!("--upstream-ca {}", path.display()))?
+            }
             None => Vec::new(),
         };
         let client = |guard: Guard| {
@@ -84,6 +87,23 @@ impl Upstream {
         let client = if private { &self.private } else { &self.public };
         Ok(client.get(url))
     }
+}
+
+fn roots(path: &Path) -> anyhow::Result<Vec<Certificate>> {
+    let pem = match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        found => found?,
+    };
+    let roots = match pem.trim_ascii() {
+        [] => Vec::new(),
+        pem => Certificate::from_pem_bundle(pem)?,
+    };
+    ensure!(
+        !roots.is_empty() || pem.trim_ascii().is_empty(),
+        "there is no certificate in it"
+    );
+    tracing::info!(file = %path.display(), roots = roots.len(), "roots besides the system's");
+    Ok(roots)
 }
 
 /// Decides whether an identity token may go to `url`, and whether the host may

@@ -144,3 +144,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn more_roots_are_optional_but_never_nonsense() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.crt");
+    let new = || Upstream::new(AllowList::default(), Some(&file));
+    assert!(new().is_ok(), "an optional ConfigMap that is not there");
+    for (content, fits) in [
+        ("", true),
+        (" \n", true),
+        ("nonsense", false),
+        (
+            "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
+            false,
+        ),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        assert_eq!(new().is_ok(), fits, "{content}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let error = format!("{:#}", new().unwrap_err());
+    assert!(error.starts_with("--upstream-ca"), "{error}");
+}
