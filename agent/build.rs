@@ -1,6 +1,7 @@
 //! Generates the gRPC services of `src/csi` from descriptions in Rust, so that
 //! no .proto file is copied and no protoc is needed. The messages are in
-//! `src/csi/proto.rs`; names and routes are those of csi.proto, CSI 1.x.
+//! `src/csi/proto.rs` and `src/csi/registration/proto.rs`; names and routes are
+//! those of csi.proto, CSI 1.x, and of kubelet's pluginregistration/v1 api.proto.
 
 use tonic_build::manual::{Builder, Method, Service};
 
@@ -16,28 +17,53 @@ fn main() {
         ("node_get_capabilities", "NodeGetCapabilities"),
         ("node_get_info", "NodeGetInfo"),
     ];
-    Builder::new().compile(&[service("Identity", &identity), service("Node", &node)]);
+    let csi = |name, methods: &[(&str, &str)]| {
+        let methods = methods.iter().map(|(method, route)| {
+            let message = |kind| format!("crate::csi::proto::{route}{kind}");
+            unary(method, route, message("Request"), message("Response"))
+        });
+        service("csi.v1", name, methods.collect())
+    };
+    let message = |name| format!("crate::csi::registration::proto::{name}");
+    let registration = vec![
+        unary(
+            "get_info",
+            "GetInfo",
+            message("InfoRequest"),
+            message("PluginInfo"),
+        ),
+        unary(
+            "notify_registration_status",
+            "NotifyRegistrationStatus",
+            message("RegistrationStatus"),
+            message("RegistrationStatusResponse"),
+        ),
+    ];
+    Builder::new().compile(&[
+        csi("Identity", &identity),
+        csi("Node", &node),
+        service("pluginregistration", "Registration", registration),
+    ]);
     println!("cargo::rerun-if-changed=build.rs");
 }
 
-/// A service of package `csi.v1` whose unary methods take `<Route>Request` and
-/// return `<Route>Response`.
-fn service(name: &str, methods: &[(&str, &str)]) -> Service {
+fn service(package: &str, name: &str, methods: Vec<Method>) -> Service {
     methods
-        .iter()
+        .into_iter()
         .fold(
-            Service::builder().name(name).package("csi.v1"),
-            |service, (method, route)| {
-                service.method(
-                    Method::builder()
-                        .name(method)
-                        .route_name(route)
-                        .input_type(format!("crate::csi::proto::{route}Request"))
-                        .output_type(format!("crate::csi::proto::{route}Response"))
-                        .codec_path("tonic_prost::ProstCodec")
-                        .build(),
-                )
-            },
+            Service::builder().name(name).package(package),
+            |service, method| service.method(method),
         )
+        .build()
+}
+
+/// A method that takes one message and returns one; both by their Rust path.
+fn unary(name: &str, route: &str, input: String, output: String) -> Method {
+    Method::builder()
+        .name(name)
+        .route_name(route)
+        .input_type(input)
+        .output_type(output)
+        .codec_path("tonic_prost::ProstCodec")
         .build()
 }

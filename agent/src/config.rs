@@ -9,6 +9,8 @@ use clap::Parser;
 use reqwest::Url;
 use shared::allow_list::AllowList;
 
+use crate::csi::registration::Registration;
+
 /// Node agent of argocd-workload-identity: obtains, renews and delivers
 /// short-lived credentials for the Argo CD pods of this node.
 #[derive(Debug, Parser)]
@@ -24,6 +26,13 @@ pub struct Arguments {
         default_value = "/csi/csi.sock"
     )]
     csi_socket: PathBuf,
+    /// The same socket as kubelet sees it, on the host; needed with --registration-dir.
+    #[arg(long, env = "ARGOCD_IDENTITY_AGENT_CSI_SOCKET_ON_HOST")]
+    csi_socket_on_host: Option<String>,
+    /// Kubelet's plugins_registry; the driver registers itself there. Without
+    /// it, something else has to register the driver.
+    #[arg(long, env = "ARGOCD_IDENTITY_AGENT_REGISTRATION_DIR")]
+    registration_dir: Option<PathBuf>,
     /// Kubelet's folder; volumes are only published below it.
     #[arg(
         long,
@@ -51,10 +60,11 @@ pub struct Arguments {
     /// host[:port][;private], separated by commas.
     #[arg(long, env = "ARGOCD_IDENTITY_AGENT_ALLOWED_HOSTS", default_value = "")]
     allowed_hosts: String,
-    /// PEM file with roots that exchanges may be signed by, besides the system's.
+    /// PEM file with roots that exchanges may be signed by, besides the
+    /// system's. A file that is absent or empty adds none.
     #[arg(long, env = "ARGOCD_IDENTITY_AGENT_UPSTREAM_CA")]
     upstream_ca: Option<PathBuf>,
-    /// Address of /healthz, plain HTTP.
+    /// Address of /healthz and /readyz, plain HTTP.
     #[arg(long, env = "ARGOCD_IDENTITY_AGENT_METRICS_ADDRESS")]
     metrics_address: Option<SocketAddr>,
 }
@@ -66,6 +76,8 @@ pub struct Config {
     pub node_name: String,
     /// Socket of the CSI driver.
     pub csi_socket: PathBuf,
+    /// Where to register with kubelet, if at all.
+    pub registration: Option<Registration>,
     /// Kubelet's folder, absolute.
     pub kubelet_dir: PathBuf,
     /// The identity API, https.
@@ -80,7 +92,7 @@ pub struct Config {
     pub allowed_hosts: AllowList,
     /// More roots for exchanges.
     pub upstream_ca: Option<PathBuf>,
-    /// Address of /healthz.
+    /// Address of /healthz and /readyz.
     pub metrics_address: Option<SocketAddr>,
 }
 
@@ -113,7 +125,9 @@ impl TryFrom<Arguments> for Config {
             "--exec-auth {}: no such file",
             arguments.exec_auth.display()
         );
+        let registration = registration(arguments.registration_dir, arguments.csi_socket_on_host)?;
         Ok(Self {
+            registration,
             node_name: arguments.node_name,
             csi_socket: arguments.csi_socket,
             kubelet_dir: kubelet_dir.components().collect(),
@@ -126,6 +140,30 @@ impl TryFrom<Arguments> for Config {
             metrics_address: arguments.metrics_address,
         })
     }
+}
+
+fn registration(
+    directory: Option<PathBuf>,
+    csi_socket_on_host: Option<String>,
+) -> anyhow::Result<Option<Registration>> {
+    let Some(directory) = directory else {
+        return Ok(None);
+    };
+    ensure!(
+        directory.is_dir(),
+        "--registration-dir {}: no such directory",
+        directory.display()
+    );
+    let csi_socket_on_host = csi_socket_on_host.unwrap_or_default();
+    ensure!(
+        csi_socket_on_host.starts_with('/'),
+        "--csi-socket-on-host `{csi_socket_on_host}`: --registration-dir needs the absolute path of \
+         --csi-socket as kubelet sees it"
+    );
+    Ok(Some(Registration {
+        directory,
+        csi_socket_on_host,
+    }))
 }
 
 #[cfg(test)]
@@ -172,9 +210,26 @@ mod tests {
             ("--exec-auth", "/nowhere"),
             ("--allowed-hosts", "https://a"),
             ("--node-name", ""),
+            ("--registration-dir", "/nowhere"),
         ] {
             let error = format!("{:#}", config(&[(name, value)]).unwrap_err());
             assert!(error.contains(name), "{name} {value}: {error}");
         }
+    }
+
+    #[test]
+    fn registration_needs_the_sockets_path_on_the_host() {
+        let directory = ("--registration-dir", env!("CARGO_MANIFEST_DIR"));
+        let on_host = |path| ("--csi-socket-on-host", path);
+        assert_eq!(config(&[]).unwrap().registration, None);
+        assert_eq!(config(&[on_host("/a")]).unwrap().registration, None);
+        for changes in [&[directory][..], &[directory, on_host("csi.sock")]] {
+            let error = format!("{:#}", config(changes).unwrap_err());
+            assert!(error.contains("--csi-socket-on-host"), "{error}");
+        }
+        let config = config(&[directory, on_host("/a/csi.sock")]).unwrap();
+        let registration = config.registration.unwrap();
+        assert_eq!(registration.directory, PathBuf::from(directory.1));
+        assert_eq!(registration.csi_socket_on_host, "/a/csi.sock");
     }
 }

@@ -1,4 +1,5 @@
-//! Wires the tasks: CSI service → engine ← bindings, engine → status.
+//! Wires the tasks: CSI service → engine ← bindings, engine → status and events;
+//! registration and health beside them.
 
 use std::sync::Arc;
 
@@ -11,11 +12,14 @@ use tracing_subscriber::EnvFilter;
 
 use crate::acquire::Acquirer;
 use crate::config::{Arguments, Config};
+use crate::csi::registration::State;
 use crate::demand::Bindings;
 use crate::engine::{self, Clock, Engine};
 use crate::exchange::http::Upstream;
+use crate::health::Readiness;
 use crate::identity::control_plane::ControlPlane;
 use crate::report::Reports;
+use crate::store::Program;
 use crate::{bindings, csi, health, notices, status};
 
 /// Reads arguments and environment, and runs until SIGTERM or SIGINT.
@@ -44,7 +48,7 @@ pub async fn main() -> anyhow::Result<()> {
 }
 
 /// Runs until `shutdown`. Mounts and their credentials stay: pods go on, and
-/// the next process takes over.
+/// the next process takes over. The sockets go, so that kubelet knows.
 ///
 /// # Errors
 /// When the socket cannot be served, or a task breaks off.
@@ -65,20 +69,31 @@ pub async fn run(
     let (maps, current) = watch::channel::<Option<Arc<Bindings>>>(None);
     let (handle, events) = engine::channel();
     let mut engine = Engine::new(config.node_name.clone(), Clock::system(), acquirer, reports);
-    engine.adopt(
-        csi::mount::volumes_below(&config.kubelet_dir)
-            .with_context(|| format!("--kubelet-dir {}", config.kubelet_dir.display()))?,
-    );
+    let settings = csi::Settings {
+        node: config.node_name.clone(),
+        program: Arc::new(Program::load(&config.exec_auth)?),
+        kubelet_dir: config.kubelet_dir,
+    };
+    let left = csi::mount::volumes_below(&settings.kubelet_dir)
+        .with_context(|| format!("--kubelet-dir {}", settings.kubelet_dir.display()))?;
+    // What has expired goes before anything else is done.
+    engine.adopt(left.iter().cloned());
+    csi::upgrade(&left, &settings);
 
+    // Kubelet calls the driver as soon as it finds it registered, so its socket
+    // comes second; one that was left by an earlier process goes first.
+    if let Some(registration) = &config.registration {
+        registration.remove_stale()?;
+    }
+    let (listener, _bound) = csi::socket::bind(&config.csi_socket, csi::SOCKET_FLAG)?;
+    let (registered, registration_state) = watch::channel(State::Waiting);
+    let readiness = Readiness {
+        registration: config.registration.is_some().then_some(registration_state),
+        bindings: current.clone(),
+    };
     let health = match config.metrics_address {
         Some(address) => Some(health::bind(address).await?),
         None => None,
-    };
-    let listener = csi::bind(&config.csi_socket)?;
-    let settings = csi::Settings {
-        node: config.node_name.clone(),
-        kubelet_dir: config.kubelet_dir,
-        exec_auth: config.exec_auth,
     };
     tracing::info!(node = config.node_name, socket = %config.csi_socket.display(), "serving");
 
@@ -96,13 +111,21 @@ pub async fn run(
         reported.clone(),
     ));
     let write = tokio::spawn(status::write(client, config.node_name, reported));
-    let serve = csi::serve(listener, settings, handle, shutdown);
+    // First kubelet is told that the driver goes, then the calls that are under
+    // way are finished.
+    let withdrawn = async move {
+        match config.registration {
+            Some(registration) => registration.run(registered, shutdown).await,
+            None => shutdown.await,
+        }
+    };
+    let serve = csi::serve(listener, settings, handle, withdrawn);
     tokio::select! {
         result = serve => result,
         ended = engine => ended.context("the engine broke off"),
         ended = watch => ended.context("the watch of bindings broke off"),
         ended = tell => ended.context("the writer of events broke off"),
         ended = write => ended.context("the status writer broke off"),
-        result = health::serve(health) => result,
+        result = health::serve(health, readiness) => result,
     }
 }

@@ -9,6 +9,8 @@
 //! content or the new one. Directories are made once and stay, because a
 //! `subPath` mount pins their inodes.
 
+mod program;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -19,6 +21,8 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use shared::layout;
 use zeroize::Zeroizing;
+
+pub use program::Program;
 
 /// Largest file that is read back.
 const LARGEST: u64 = 4 << 20;
@@ -191,8 +195,7 @@ impl Store {
         }
     }
 
-    /// Makes the directories, where missing, and removes what an interrupted
-    /// write left.
+    /// Makes the directories, where missing.
     ///
     /// # Errors
     /// See [`Error`].
@@ -210,14 +213,18 @@ impl Store {
                 Err(Errno::EXIST) => {}
                 Err(source) => return Err(failed("make", &path, source)),
             }
-            let open = volume.subdirectory(directory.name())?;
-            for name in names(&open)? {
-                if name.starts_with(TEMPORARY) {
-                    unlink(&open, &name)?;
-                }
-            }
         }
         Ok(())
+    }
+
+    /// Removes what an interrupted write left. Only for who writes to the
+    /// directory: anybody else would remove what is just being written.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn sweep(&self, directory: Directory) -> Result<(), Error> {
+        let volume = VerifiedTmpfs::open(&self.volume)?;
+        sweep(&volume.subdirectory(directory.name())?)
     }
 
     /// Puts a credential file, mode 0644, unless it has this content already.
@@ -238,34 +245,6 @@ impl Store {
         }
         replace(&open, name, &mut &content[..], 0o644)?;
         Ok(Written::Replace)
-    }
-
-    /// Copies a program to `bin/`, mode 0755, and makes `alias` a link to it.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub fn install(&self, program: &Path, name: &FileName, alias: &FileName) -> Result<(), Error> {
-        let bin = VerifiedTmpfs::open(&self.volume)?.subdirectory(Directory::Bin.name())?;
-        let cannot_read = |source| Error::Io {
-            step: "read the program",
-            path: program.to_owned(),
-            source,
-        };
-        // Compared by content: a republish comes every few seconds, and a new
-        // version of the agent brings a new program.
-        let mut content = Vec::new();
-        File::open(program)
-            .and_then(|mut file| file.read_to_end(&mut content))
-            .map_err(cannot_read)?;
-        let current = read(&bin, name)?;
-        if current.is_none_or(|current| *current != content) {
-            replace(&bin, name, &mut content.as_slice(), 0o755)?;
-        }
-        let path = bin.path.join(alias.as_str());
-        match rustix::fs::symlinkat(name.as_str(), &bin.directory, alias.as_str()) {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
-            Err(source) => Err(failed("link", &path, source)),
-        }
     }
 
     /// Removes a credential file; `false` when there was none.
@@ -307,6 +286,15 @@ impl Store {
         names.sort();
         Ok(names)
     }
+}
+
+fn sweep(directory: &VerifiedTmpfs) -> Result<(), Error> {
+    for name in names(directory)? {
+        if name.starts_with(TEMPORARY) {
+            unlink(directory, &name)?;
+        }
+    }
+    Ok(())
 }
 
 fn names(directory: &VerifiedTmpfs) -> Result<Vec<String>, Error> {

@@ -44,6 +44,8 @@ impl Volume {
     pub fn adopt(store: Store) -> Result<Self, Error> {
         let docker_config = FileName::of(layout::DOCKER_CONFIG)?;
         store.prepare()?;
+        store.sweep(Directory::Docker)?;
+        store.sweep(Directory::Clusters)?;
         // What cannot be read, or has no known expiry, is not taken over and so
         // removed: nothing may stay past its expiry.
         let registries = store

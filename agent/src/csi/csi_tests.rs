@@ -1,8 +1,9 @@
 //! The service is called as kubelet calls it; mounts are real.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tonic::Code;
@@ -15,41 +16,34 @@ use super::proto::{
 };
 use super::*;
 use crate::engine::{self, Event};
-
-#[tokio::test]
-async fn a_stale_socket_is_replaced_and_a_file_is_not() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("csi.sock");
-    drop(bind(&path).unwrap());
-    assert!(path.exists(), "dropping a listener leaves its socket");
-    let _listener = bind(&path).unwrap();
-    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    let file = folder.path().join("file");
-    std::fs::write(&file, "x").unwrap();
-    assert!(bind(&file).is_err());
-}
+use crate::store::Program;
 
 /// A driver on a socket, whose engine only counts.
 struct Driver {
     folder: tempfile::TempDir,
+    settings: Settings,
+    _bound: socket::Bound,
     channel: Channel,
     published: mpsc::UnboundedReceiver<PathBuf>,
 }
 
 impl Driver {
     async fn start() -> Self {
+        let program = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&program, "#!/bin/sh\n").unwrap();
+        Self::with(Program::load(program.path()).unwrap()).await
+    }
+
+    async fn with(program: Program) -> Self {
         // Not below /tmp or /dev/shm, which may be a tmpfs themselves.
         let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let exec_auth = folder.path().join("program");
-        std::fs::write(&exec_auth, "#!/bin/sh\n").unwrap();
         let settings = Settings {
             node: "node-a".into(),
             kubelet_dir: folder.path().to_owned(),
-            exec_auth,
+            program: Arc::new(program),
         };
         let socket = folder.path().join("csi.sock");
-        let listener = bind(&socket).unwrap();
+        let (listener, bound) = socket::bind(&socket, SOCKET_FLAG).unwrap();
         let (handle, mut events) = engine::channel();
         let (seen, published) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -63,7 +57,8 @@ impl Driver {
                 }
             }
         });
-        tokio::spawn(serve(listener, settings, handle, std::future::pending()));
+        let serve = serve(listener, settings.clone(), handle, std::future::pending());
+        tokio::spawn(serve);
         let channel = Endpoint::try_from(format!("unix://{}", socket.display()))
             .unwrap()
             .connect()
@@ -71,6 +66,8 @@ impl Driver {
             .unwrap();
         Self {
             folder,
+            settings,
+            _bound: bound,
             channel,
             published,
         }
@@ -116,6 +113,25 @@ impl Driver {
     }
 }
 
+/// How many mounts lie at `target`.
+fn layers(target: &Path) -> usize {
+    let shown = format!(" {} ", target.display());
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().filter(|line| line.contains(&shown)).count()
+}
+
+#[track_caller]
+fn is_complete(volume: &Path) {
+    for path in [
+        "docker",
+        "clusters",
+        "bin/exec-auth",
+        "bin/k8s-spiffe-workload-jwt-exec-auth",
+    ] {
+        assert!(volume.join(path).exists(), "{path}");
+    }
+}
+
 impl Drop for Driver {
     fn drop(&mut self) {
         let _ = mount::unmount(&self.target());
@@ -138,7 +154,7 @@ async fn says_who_it_is() {
     assert_eq!(info.into_inner().node_id, "node-a");
 }
 
-/// The one test that needs root.
+/// This one and those below need root.
 #[tokio::test]
 async fn publishes_and_unpublishes_as_often_as_it_is_asked() {
     assert!(
@@ -162,14 +178,7 @@ async fn publishes_and_unpublishes_as_often_as_it_is_asked() {
     for option in ["nosuid", "nodev", "size=16384k", "mode=755"] {
         assert!(line.contains(option), "{option}: {line}");
     }
-    for path in [
-        "docker",
-        "clusters",
-        "bin/exec-auth",
-        "bin/k8s-spiffe-workload-jwt-exec-auth",
-    ] {
-        assert!(target.join(path).exists(), "{path}");
-    }
+    is_complete(&target);
     assert_eq!(
         mount::volumes_below(driver.folder.path()).unwrap(),
         std::slice::from_ref(&target)
@@ -205,4 +214,134 @@ async fn publishes_and_unpublishes_as_often_as_it_is_asked() {
     std::fs::write(target.join("foreign"), "x").unwrap();
     assert_eq!(driver.unpublish().await.unwrap_err().code(), Code::Internal);
     assert!(target.join("foreign").exists());
+}
+
+#[tokio::test]
+async fn what_a_failed_publish_made_goes_and_what_was_there_stays() {
+    let broken = Driver::with(Program::that_cannot_be_installed()).await;
+    let target = broken.target();
+    let error = broken.publish().await.unwrap_err();
+    assert_eq!(error.code(), Code::Internal);
+    assert!(error.message().starts_with("store-failed"), "{error}");
+    assert_eq!((layers(&target), target.exists()), (0, false));
+    assert!(target.parent().unwrap().exists(), "kubelet's");
+
+    // Left by a try that was killed before it mounted.
+    std::fs::create_dir(&target).unwrap();
+    broken.publish().await.unwrap_err();
+    assert_eq!((layers(&target), target.exists()), (0, false));
+
+    // A running pod's volume.
+    std::fs::create_dir(&target).unwrap();
+    mount::mount(&target, 1 << 20).unwrap();
+    std::fs::write(target.join("credential"), "x").unwrap();
+    broken.publish().await.unwrap_err();
+    assert_eq!(layers(&target), 1);
+    assert!(target.join("credential").exists());
+    broken.unpublish().await.unwrap();
+    assert_eq!((layers(&target), target.exists()), (0, false));
+}
+
+#[tokio::test]
+async fn whatever_a_killed_process_left_is_healed() {
+    let driver = Driver::start().await;
+    let target = driver.target();
+    let small = 1 << 20;
+    let left: [(&str, &dyn Fn(), usize); 4] = [
+        ("a directory", &|| {}, 1),
+        (
+            "an empty mount of another size",
+            &|| mount::mount(&target, small).unwrap(),
+            1,
+        ),
+        (
+            "half a volume",
+            &|| {
+                mount::mount(&target, small).unwrap();
+                std::fs::create_dir(target.join("docker")).unwrap();
+                std::fs::create_dir(target.join("bin")).unwrap();
+                std::fs::write(target.join("bin/.new-exec-auth"), "half").unwrap();
+                std::fs::write(target.join("bin/exec-auth"), "old").unwrap();
+            },
+            1,
+        ),
+        (
+            "two mounts",
+            &|| {
+                mount::mount(&target, small).unwrap();
+                std::fs::create_dir(target.join("docker")).unwrap();
+                mount::mount(&target, small).unwrap();
+            },
+            2,
+        ),
+    ];
+    for (what, leave, mounts) in left {
+        std::fs::create_dir_all(&target).unwrap();
+        leave();
+        driver.publish().await.unwrap();
+        driver.publish().await.unwrap();
+        assert_eq!(layers(&target), mounts, "{what}");
+        is_complete(&target);
+        assert!(!target.join("bin/.new-exec-auth").exists(), "{what}");
+        let program = std::fs::read(target.join("bin/exec-auth")).unwrap();
+        assert_eq!(program, b"#!/bin/sh\n", "{what}");
+        let found = rustix::fs::statvfs(&target).unwrap();
+        assert_eq!(found.f_blocks * found.f_frsize, 16 << 20, "{what}");
+        driver.unpublish().await.unwrap();
+        driver.unpublish().await.unwrap();
+        assert_eq!((layers(&target), target.exists()), (0, false), "{what}");
+    }
+    // The whole of kubelet's folder may be gone.
+    std::fs::remove_dir_all(driver.folder.path().join("pods")).unwrap();
+    driver.unpublish().await.unwrap();
+}
+
+/// Kubelet gives a call up; the work of it goes on, and its retry comes.
+#[tokio::test]
+async fn a_call_that_kubelet_gave_up_does_not_mount_a_second_time() {
+    let driver = Driver::start().await;
+    for _ in 0..20 {
+        let calls = (0..8).map(|n| {
+            let patience = std::time::Duration::from_micros(200 * n);
+            tokio::time::timeout(patience, driver.publish())
+        });
+        futures::future::join_all(calls).await;
+        driver.publish().await.unwrap();
+        assert_eq!(layers(&driver.target()), 1);
+        driver.unpublish().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_reaches_running_pods_at_once() {
+    let driver = Driver::start().await;
+    driver.publish().await.unwrap();
+    let target = driver.target();
+    let directory = std::fs::metadata(target.join("bin")).unwrap().ino();
+    let flags = |target: &Path| {
+        let shown = format!(" {} ", target.display());
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = table.lines().find(|line| line.contains(&shown)).unwrap();
+        let noswap = line.contains(",noswap");
+        assert!(line.contains("nosuid") && line.contains("nodev"), "{line}");
+        noswap
+    };
+    let noswap = flags(&target);
+
+    // The next process has a program for which the tmpfs is too small.
+    let new = driver.folder.path().join("new");
+    let content = vec![7; 20 << 20];
+    std::fs::write(&new, &content).unwrap();
+    let settings = Settings {
+        program: Arc::new(Program::load(&new).unwrap()),
+        ..driver.settings.clone()
+    };
+    let left = mount::volumes_below(driver.folder.path()).unwrap();
+    let nowhere = driver.folder.path().join("nowhere");
+    upgrade(&[&[nowhere], left.as_slice()].concat(), &settings);
+    assert!(std::fs::read(target.join("bin/exec-auth")).unwrap() == content);
+    assert_eq!(flags(&target), noswap);
+    let found = std::fs::metadata(target.join("bin")).unwrap();
+    assert_eq!(found.ino(), directory, "a subPath mount pins it");
+    driver.unpublish().await.unwrap();
 }

@@ -1,6 +1,7 @@
 //! Mounts and unmounts the tmpfs of a volume. Paths flow in that are already
 //! known to lie in kubelet's folder; the mount table says what is there.
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -11,12 +12,14 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 /// Source name of our mounts in the mount table.
 const SOURCE: &str = "argocd-identity";
-/// exec-auth is about 1.5 MB; a credential is some kilobytes.
-const OPTIONS: &str = "size=16m,nr_inodes=4096,mode=0755";
+/// Each cluster Secret is one file.
+const OPTIONS: &str = "nr_inodes=4096,mode=0755";
 /// Exists where SELinux is on.
 const SELINUX: &str = "/sys/fs/selinux/enforce";
 /// What containers may read (container-selinux).
 const CONTEXT: &str = "context=\"system_u:object_r:container_file_t:s0\"";
+
+const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
 /// What is mounted at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,49 +53,82 @@ pub(super) fn mounted(path: &Path) -> io::Result<Mounted> {
 }
 
 /// Our volumes below `folder`: those that an earlier process of the agent left.
+/// Where several mounts lie on one another, only the topmost can be reached,
+/// and it is the one that a container that starts there sees; the others go
+/// when the volume is unpublished.
 pub(crate) fn volumes_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let real = folder.canonicalize()?;
-    Ok(table()?
-        .into_iter()
-        .filter(|mount| mount.ours)
-        .filter_map(|mount| Some(folder.join(mount.point.strip_prefix(&real).ok()?)))
-        .collect())
+    Ok(visible_below(
+        table()?,
+        &folder.canonicalize()?,
+        folder.to_owned(),
+    ))
 }
 
-/// Mounts a tmpfs at `target`: no device files, no set-user-ID programs, and
-/// never swapped out where the kernel can promise it (6.4 and later).
-pub(super) fn mount(target: &Path) -> io::Result<()> {
+fn visible_below(table: Vec<Mount>, real: &Path, folder: PathBuf) -> Vec<PathBuf> {
+    // The table has the topmost last.
+    let topmost: BTreeMap<PathBuf, bool> = table
+        .into_iter()
+        .map(|mount| (mount.point, mount.ours))
+        .collect();
+    topmost
+        .into_iter()
+        .filter(|(_, ours)| *ours)
+        .filter_map(|(point, _)| Some(folder.join(point.strip_prefix(real).ok()?)))
+        .collect()
+}
+
+/// Mounts a tmpfs of `size` bytes at `target`: no device files, no set-user-ID
+/// programs, and never swapped out where the kernel can promise it (6.4 and later).
+pub(super) fn mount(target: &Path, size: u64) -> io::Result<()> {
     let context = match Path::new(SELINUX).exists() {
         true => format!(",{CONTEXT}"),
         false => String::new(),
     };
-    match mount_with(target, &format!("{OPTIONS},noswap{context}")) {
-        Err(Errno::INVAL) => Ok(mount_with(target, &format!("{OPTIONS}{context}"))?),
+    let mount = |options: &str| {
+        let options = CString::new(options).map_err(|_contains_nul| Errno::INVAL)?;
+        rustix::mount::mount(SOURCE, target, "tmpfs", FLAGS, Some(options.as_c_str()))
+    };
+    match mount(&format!("size={size},{OPTIONS},noswap{context}")) {
+        Err(Errno::INVAL) => Ok(mount(&format!("size={size},{OPTIONS}{context}"))?),
         result => Ok(result?),
     }
 }
 
-fn mount_with(target: &Path, options: &str) -> rustix::io::Result<()> {
-    let options = CString::new(options).map_err(|_contains_nul| Errno::INVAL)?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount(SOURCE, target, "tmpfs", flags, Some(options.as_c_str()))
+/// Lets the tmpfs at `target` have `size` bytes, if it has less: an earlier
+/// version of the agent had a smaller program. It never shrinks.
+pub(super) fn grow(target: &Path, size: u64) -> io::Result<()> {
+    let found = rustix::fs::statvfs(target)?;
+    if found.f_blocks.saturating_mul(found.f_frsize) >= size {
+        return Ok(());
+    }
+    // A remount says `noswap` exactly if the mount has it.
+    let remount = |options: String| rustix::mount::mount_remount(target, FLAGS, options);
+    match remount(format!("size={size},noswap")) {
+        Err(Errno::INVAL) => Ok(remount(format!("size={size}"))?),
+        result => Ok(result?),
+    }
 }
 
-/// Unmounts whatever is mounted at `target`, all layers. Busy mounts are
-/// detached: they go when their last user goes.
+/// Unmounts whatever is mounted at `target`, all layers.
 pub(super) fn unmount(target: &Path) -> io::Result<()> {
     while mounted(target)? != Mounted::Nothing {
-        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
-            Ok(()) => {}
-            Err(Errno::BUSY) => {
-                rustix::mount::unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
-            }
-            // Somebody else was quicker.
-            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
+        unmount_top(target)?;
     }
     Ok(())
+}
+
+/// Unmounts the topmost mount at `target`. A busy one is detached: it goes when
+/// its last user goes.
+pub(super) fn unmount_top(target: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+        Err(Errno::BUSY) => {
+            rustix::mount::unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?;
+            Ok(())
+        }
+        // Somebody else was quicker.
+        Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -163,6 +199,27 @@ mod tests {
             expected.map(|(point, ours)| (point.to_owned(), ours))
         );
         assert_eq!(mounted(Path::new("/proc")).unwrap(), Mounted::Other);
+    }
+
+    #[test]
+    fn of_several_layers_the_topmost_counts() {
+        let mount = |point: &str, ours| Mount {
+            point: point.into(),
+            ours,
+        };
+        let table = vec![
+            mount("/real/a", true),
+            mount("/real/b", true),
+            mount("/real/c", false),
+            mount("/elsewhere/d", true),
+            mount("/real/a", true),
+            mount("/real/b", false),
+            mount("/real/c", true),
+        ];
+        assert_eq!(
+            visible_below(table, Path::new("/real"), "/link".into()),
+            ["/link/a", "/link/c"].map(PathBuf::from)
+        );
     }
 
     proptest! {

@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::{Context, bail, ensure};
 use shared::errors::{Code, Named};
-use shared::layout;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
@@ -20,7 +20,7 @@ use super::proto::{
 use super::publish;
 use super::services::node_server::Node;
 use crate::engine::Handle;
-use crate::store::{FileName, Store};
+use crate::store::Program;
 
 /// Serves volumes of one node.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct NodeService {
     settings: Arc<Settings>,
     engine: Handle,
     /// Mounting is looked up first and done second: one at a time.
-    mounting: Mutex<()>,
+    mounting: Arc<Mutex<()>>,
 }
 
 /// What the node service needs to know.
@@ -39,7 +39,7 @@ pub struct Settings {
     /// Kubelet's folder; volumes lie below it.
     pub kubelet_dir: PathBuf,
     /// The program to put into `bin/`.
-    pub exec_auth: PathBuf,
+    pub program: Arc<Program>,
 }
 
 impl NodeService {
@@ -47,7 +47,7 @@ impl NodeService {
         Self {
             settings: Arc::new(settings),
             engine,
-            mounting: Mutex::new(()),
+            mounting: Arc::default(),
         }
     }
 
@@ -59,8 +59,14 @@ impl NodeService {
         work: fn(&Settings, &Path) -> anyhow::Result<()>,
     ) -> Result<(), Status> {
         let (settings, path) = (Arc::clone(&self.settings), target.to_owned());
-        let _one_at_a_time = self.mounting.lock().await;
-        tokio::task::spawn_blocking(move || work(&settings, &path))
+        let one_at_a_time = Arc::clone(&self.mounting).lock_owned().await;
+        // The work goes on when kubelet gives up its call, so it has to keep the
+        // lock itself: the next call would mount a second time.
+        let worker = tokio::task::spawn_blocking(move || {
+            let _one_at_a_time = one_at_a_time;
+            work(&settings, &path)
+        });
+        worker
             .await
             .unwrap_or_else(|panic| Err(panic.into()))
             .map_err(|error| {
@@ -72,46 +78,54 @@ impl NodeService {
 }
 
 /// Makes a verified, prepared tmpfs at `target`, unless it is there already.
+///
+/// Kubelet takes an error for final and then never unpublishes, so whatever
+/// this call made goes with it. What was there before stays.
 fn publish_volume(settings: &Settings, target: &Path) -> anyhow::Result<()> {
-    use anyhow::{Context, bail, ensure};
-
     match mount::mounted(target).context("read the mount table")? {
-        Mounted::Ours => {}
+        Mounted::Ours => settings.bring_up_to_date(target),
         Mounted::Other => bail!("something else is mounted at {}", target.display()),
-        Mounted::Nothing => {
-            std::fs::create_dir_all(target)
-                .with_context(|| format!("make {}", target.display()))?;
-            // No component may have been replaced by a link to elsewhere.
-            let real = target.canonicalize().context("resolve the target")?;
-            let folder = settings
-                .kubelet_dir
-                .canonicalize()
-                .context("resolve --kubelet-dir")?;
-            let below = target.strip_prefix(&settings.kubelet_dir)?;
-            ensure!(
-                real == folder.join(below),
-                "{} leads elsewhere",
-                target.display()
-            );
-            mount::mount(target)
-                .with_context(|| format!("mount a tmpfs at {}", target.display()))?;
-        }
+        Mounted::Nothing => mount_verified(settings, target)
+            .and_then(|()| {
+                settings
+                    .bring_up_to_date(target)
+                    .inspect_err(|_| undo("unmount", mount::unmount_top(target)))
+            })
+            // Empty, or not removed.
+            .inspect_err(|_| undo("remove", std::fs::remove_dir(target))),
     }
-    // These verify that it is a tmpfs.
-    let store = Store::at(target);
-    store.prepare()?;
-    let (name, alias) = (
-        FileName::of(layout::EXEC_AUTH)?,
-        FileName::of(layout::EXEC_AUTH_ALIAS)?,
+    .inspect_err(|_| settings.program.forget(target))
+}
+
+fn mount_verified(settings: &Settings, target: &Path) -> anyhow::Result<()> {
+    // It may be there from a try that was killed before it mounted.
+    std::fs::create_dir_all(target).with_context(|| format!("make {}", target.display()))?;
+    // No component may have been replaced by a link to elsewhere.
+    let real = target.canonicalize().context("resolve the target")?;
+    let folder = settings
+        .kubelet_dir
+        .canonicalize()
+        .context("resolve --kubelet-dir")?;
+    let below = target.strip_prefix(&settings.kubelet_dir)?;
+    ensure!(
+        real == folder.join(below),
+        "{} leads elsewhere",
+        target.display()
     );
-    store.install(&settings.exec_auth, &name, &alias)?;
-    Ok(())
+    mount::mount(target, settings.program.volume_size())
+        .with_context(|| format!("mount a tmpfs at {}", target.display()))
+}
+
+/// The error that led here is the one that kubelet hears of.
+fn undo(step: &str, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "cannot {step} what a failed publish made");
+    }
 }
 
 /// Unmounts and removes `target`; both may have happened already.
-fn unpublish_volume(_: &Settings, target: &Path) -> anyhow::Result<()> {
-    use anyhow::Context;
-
+fn unpublish_volume(settings: &Settings, target: &Path) -> anyhow::Result<()> {
+    settings.program.forget(target);
     mount::unmount(target).with_context(|| format!("unmount {}", target.display()))?;
     // Never recursively: whatever is in there now is not ours.
     match std::fs::remove_dir(target) {
