@@ -129,3 +129,7 @@ pub async fn run(
         result = health::serve(health, readiness) => result,
     }
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

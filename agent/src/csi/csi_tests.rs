@@ -18,6 +18,31 @@ use super::*;
 use crate::engine::{self, Event};
 use crate::store::Program;
 
+/// What kubelet sends for a pod of service account `sa` in namespace `argocd`.
+pub(crate) fn publish_request(target: &Path) -> NodePublishVolumeRequest {
+    let tokens =
+        r#"{"argocd-identity":{"token":"t","expirationTimestamp":"2030-01-01T00:00:00Z"}}"#;
+    let context = [
+        ("pod.name", "p"),
+        ("pod.namespace", "argocd"),
+        ("pod.uid", "uid"),
+        ("serviceAccount.name", "sa"),
+        ("ephemeral", "true"),
+        ("serviceAccount.tokens", tokens),
+    ];
+    NodePublishVolumeRequest {
+        volume_id: "csi-1".into(),
+        target_path: target.display().to_string(),
+        volume_capability: Some(VolumeCapability::mount()),
+        readonly: true,
+        secrets: HashMap::new(),
+        volume_context: context
+            .iter()
+            .map(|(key, value)| (format!("csi.storage.k8s.io/{key}"), (*value).to_owned()))
+            .collect(),
+    }
+}
+
 /// A driver on a socket, whose engine only counts.
 struct Driver {
     folder: tempfile::TempDir,
@@ -78,28 +103,8 @@ impl Driver {
     }
 
     async fn publish(&self) -> Result<(), tonic::Status> {
-        let tokens =
-            r#"{"argocd-identity":{"token":"t","expirationTimestamp":"2030-01-01T00:00:00Z"}}"#;
-        let context = [
-            ("pod.name", "p"),
-            ("pod.namespace", "argocd"),
-            ("pod.uid", "uid"),
-            ("serviceAccount.name", "sa"),
-            ("ephemeral", "true"),
-            ("serviceAccount.tokens", tokens),
-        ];
-        let request = NodePublishVolumeRequest {
-            volume_id: "csi-1".into(),
-            target_path: self.target().display().to_string(),
-            volume_capability: Some(VolumeCapability::mount()),
-            readonly: true,
-            secrets: HashMap::new(),
-            volume_context: context
-                .iter()
-                .map(|(key, value)| (format!("csi.storage.k8s.io/{key}"), (*value).to_owned()))
-                .collect(),
-        };
         let mut node = NodeClient::new(self.channel.clone());
+        let request = publish_request(&self.target());
         node.node_publish_volume(request).await.map(drop)
     }
 

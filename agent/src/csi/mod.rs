@@ -87,4 +87,4 @@ pub async fn serve(
 
 #[cfg(test)]
 #[path = "csi_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -110,7 +110,7 @@ pub(super) fn grow(target: &Path, size: u64) -> io::Result<()> {
 }
 
 /// Unmounts whatever is mounted at `target`, all layers.
-pub(super) fn unmount(target: &Path) -> io::Result<()> {
+pub(crate) fn unmount(target: &Path) -> io::Result<()> {
     while mounted(target)? != Mounted::Nothing {
         unmount_top(target)?;
     }
