@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::extract::{Path as Route, Query, State as Shared};
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use shared::allow_list::AllowList;
@@ -51,6 +51,12 @@ async fn event(
     Json(event)
 }
 
+/// How kube's recorder tells the same event again.
+async fn event_again(Shared(api): Shared<Api>, Json(change): Json<Value>) -> Json<Value> {
+    api.events.send(change.clone()).unwrap();
+    Json(change)
+}
+
 async fn serve_api(api: Api) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -62,6 +68,10 @@ async fn serve_api(api: Api) -> Client {
         .route(
             "/apis/events.k8s.io/v1/namespaces/{namespace}/events",
             post(event),
+        )
+        .route(
+            "/apis/events.k8s.io/v1/namespaces/{namespace}/events/{name}",
+            patch(event_again),
         )
         .with_state(api);
     tokio::spawn(axum::serve(listener, router).into_future());
@@ -111,6 +121,17 @@ impl Drop for Unmount {
 async fn the_agent_registers_serves_tells_and_leaves() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (_folder, path) = folder();
+    // The volume of a pod that an earlier agent served.
+    let old = path.join("kubelet/pods/old/volumes/v/mount");
+    std::fs::create_dir_all(&old).unwrap();
+    let _unmount_old = Unmount(old.clone());
+    csi::mount::mount(&old, 1 << 20).unwrap();
+    for name in ["bin", "clusters"] {
+        std::fs::create_dir(old.join(name)).unwrap();
+    }
+    std::fs::write(old.join("bin/exec-auth"), "old").unwrap();
+    std::fs::write(old.join("clusters/expired.json"), "{}").unwrap();
+
     let (list, listing) = watch::channel(false);
     let (sender, mut events) = mpsc::unbounded_channel();
     let client = serve_api(Api {
@@ -146,6 +167,9 @@ async fn the_agent_registers_serves_tells_and_leaves() {
     let socket = path.join("registration/csi.workload-identity.dev-reg.sock");
     let mut registration = RegistrationClient::new(connect(&socket).await);
     let mut node = NodeClient::new(connect(&path.join("csi.sock")).await);
+    let program = std::fs::read(old.join("bin/exec-auth")).unwrap();
+    assert_eq!(program, b"#!/bin/sh\n", "upgraded before anybody publishes");
+    assert!(!old.join("clusters/expired.json").exists());
     let info = registration.get_info(InfoRequest {}).await.unwrap();
     assert_eq!(info.into_inner().endpoint, "/host/csi.sock");
     let (status, missing) = readyz(address).await;
@@ -178,9 +202,16 @@ async fn the_agent_registers_serves_tells_and_leaves() {
     assert_eq!(seen["metadata"]["namespace"], "argocd");
     assert_eq!(seen["reportingInstance"], "node-a");
     assert_eq!(readyz(address).await, (200, "ok".to_owned()));
+    // Kubelet publishes again, and publishes to another pod: only that is news.
     node.node_publish_volume(publish_request(&target))
         .await
         .unwrap();
+    let mut other = publish_request(&old);
+    let uid = "csi.storage.k8s.io/pod.uid".to_owned();
+    other.volume_context.insert(uid, "other".into());
+    node.node_publish_volume(other).await.unwrap();
+    let seen = timeout(Duration::from_secs(30), events.recv()).await;
+    assert_eq!(seen.unwrap().unwrap()["regarding"]["uid"], "other");
     let again = timeout(Duration::from_secs(3), events.recv()).await;
     assert!(again.is_err(), "a republish is no news: {again:?}");
 

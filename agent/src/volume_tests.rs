@@ -162,3 +162,15 @@ fn what_has_no_known_expiry_does_not_survive_a_restart() {
     check.reconcile(None, 2);
     assert_eq!(check.files(), [""; 0]);
 }
+
+#[test]
+fn what_a_killed_writer_left_goes_at_the_next_start() {
+    let mut check = Check::new();
+    let left = ["docker/.new-config.json", "clusters/.new-spoke.json"];
+    let left = left.map(|path| check.folder.path().join(path));
+    for path in &left {
+        std::fs::write(path, "half").unwrap();
+    }
+    check.restart();
+    assert!(left.iter().all(|path| !path.exists()));
+}

@@ -79,7 +79,7 @@ fn visible_below(table: Vec<Mount>, real: &Path, folder: PathBuf) -> Vec<PathBuf
 
 /// Mounts a tmpfs of `size` bytes at `target`: no device files, no set-user-ID
 /// programs, and never swapped out where the kernel can promise it (6.4 and later).
-pub(super) fn mount(target: &Path, size: u64) -> io::Result<()> {
+pub(crate) fn mount(target: &Path, size: u64) -> io::Result<()> {
     let context = match Path::new(SELINUX).exists() {
         true => format!(",{CONTEXT}"),
         false => String::new(),

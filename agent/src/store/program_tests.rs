@@ -65,9 +65,12 @@ fn installs_once_and_again_after_an_upgrade() {
     check.is_complete(b"#!/bin/true");
     let inode = check.inode();
     assert_eq!(check.install(), Written::Keep);
-    // A process that starts with the same program only reads.
+    // A process that starts with the same program only reads, and cleans up
+    // after an upgrade that was taken back half-way.
+    std::fs::write(check.path(".new-exec-auth"), "half").unwrap();
     check.program = load(b"#!/bin/true");
     assert_eq!(check.install(), Written::Keep);
+    check.is_complete(b"#!/bin/true");
     assert_eq!(check.inode(), inode);
 
     check.program = load(b"#!/bin/false");
