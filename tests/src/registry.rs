@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::ports;
 use crate::process::Process;
@@ -43,22 +43,40 @@ impl Registry {
     /// # Errors
     /// When its files cannot be written or it does not get ready, with the end of its log.
     pub async fn start(binary: &Path, folder: &Path, auth: &TokenAuth) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        let jwks = write(folder, "jwks.json", &auth.jwks)?;
+        let auth = json!({ "token": {
+            "realm": auth.realm,
+            "service": auth.service,
+            "issuer": auth.issuer,
+            "jwks": jwks,
+        } });
+        Self::run(binary, folder, Some(auth)).await
+    }
+
+    /// As [`Registry::start`], but anybody may read and write: where a node pulls its images from.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open(binary: &Path, folder: &Path) -> Result<Self> {
+        Self::run(binary, folder, None).await
+    }
+
+    async fn run(binary: &Path, folder: &Path, auth: Option<Value>) -> Result<Self> {
         let port = ports::free()?;
         let storage = folder.join("content");
         fs::create_dir_all(&storage).with_context(|| format!("create {}", storage.display()))?;
-        let jwks = write(folder, "jwks.json", &auth.jwks)?;
+        let ready = match auth {
+            Some(_) => StatusCode::UNAUTHORIZED,
+            None => StatusCode::OK,
+        };
         // JSON is YAML, which is what the registry reads.
         let config = json!({
             "version": "0.1",
             "log": { "level": "info", "accesslog": { "disabled": false } },
             "storage": { "filesystem": { "rootdirectory": storage }, "delete": { "enabled": true } },
             "http": { "addr": format!("127.0.0.1:{port}") },
-            "auth": { "token": {
-                "realm": auth.realm,
-                "service": auth.service,
-                "issuer": auth.issuer,
-                "jwks": jwks,
-            } },
+            "auth": auth,
         });
         let config = write(folder, "config.yml", &config.to_string())?;
         let process = Process::start(
@@ -82,7 +100,7 @@ impl Registry {
             .ready(READY, || async {
                 let status = client.get(&url).send().await?.status();
                 ensure!(
-                    status == StatusCode::UNAUTHORIZED,
+                    status == ready,
                     "{url} answers {status} to an anonymous request"
                 );
                 Ok(())
