@@ -5,6 +5,7 @@
 //!   sandbox                     private namespaces: nothing outlives a run
 //!   control_plane, node         a cluster without containers
 //!   quay, registry, chart       a private registry with robot federation
+//!   images                      container images of all that, for a real node
 //!   installation                the project itself
 //!   argocd, sandboxed_container stock Argo CD in the pods' environment
 //! ```
@@ -15,6 +16,7 @@ pub mod binaries;
 pub mod bindings;
 pub mod chart;
 pub mod control_plane;
+pub mod images;
 pub mod installation;
 pub mod node;
 pub mod packages;

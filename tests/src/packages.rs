@@ -22,13 +22,14 @@ const NEEDED: &[(&str, &str)] = &[
     ("gpg", "gpg"),
     // Argo CD's repo-server makes a keyring at its start; gpg only recommends its agent.
     ("gpg-agent", "gpg-agent"),
+    ("busybox", "busybox-static"),
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
 ];
 
 /// The file behind Debian's `redis-server`; it acts by the name that it is called.
-const REDIS_PROGRAM: &str = "redis-check-rdb";
+pub(crate) const REDIS_PROGRAM: &str = "redis-check-rdb";
 
 /// Makes sure that every program that the suite takes from Debian is there, installing as root what is not.
 ///
