@@ -17,10 +17,13 @@ use crate::progress;
 /// When set, the programs are there already: a test that starts the demo has built them.
 pub const BUILT: &str = "WORKLOAD_IDENTITY_BUILT";
 
+const EXEC_AUTH: &str = "exec-auth";
+
 /// Paths of the built programs.
 #[derive(Debug, Clone)]
 pub struct Binaries {
     folder: PathBuf,
+    exec_auth: PathBuf,
 }
 
 impl Binaries {
@@ -30,25 +33,51 @@ impl Binaries {
     /// When Cargo is not there or a program does not compile.
     pub fn build() -> Result<Self> {
         let folder = profile_folder()?;
+        let binaries = Self {
+            exec_auth: folder.join(EXEC_AUTH),
+            folder,
+        };
         if env::var_os(BUILT).is_some() {
-            return Ok(Self { folder });
+            return Ok(binaries);
         }
         progress::step("building the project's programs");
-        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = cargo();
         cargo.args(["build", "--workspace", "--bins"]);
         if runs_tests()? {
             cargo.arg("--tests");
         }
-        if folder.ends_with("release") {
+        if binaries.folder.ends_with("release") {
             cargo.arg("--release");
         }
-        let status = cargo
-            .current_dir(workspace())
-            .stdin(Stdio::null())
+        let status = cargo.status().context("start cargo")?;
+        ensure!(status.success(), "cargo build ended with {status}");
+        Ok(binaries)
+    }
+
+    /// With the exec plugin as it ships: it runs in other people's images, and so brings no library along.
+    ///
+    /// # Errors
+    /// As [`Binaries::build`].
+    pub fn with_static_exec_auth(mut self) -> Result<Self> {
+        // A folder of its own: in the shared one it would replace the other build, and that one it, in turn.
+        let target = self
+            .folder
+            .parent()
+            .context("the folder of the programs has no parent")?
+            .join("static");
+        self.exec_auth = target.join("release").join(EXEC_AUTH);
+        if env::var_os(BUILT).is_some() {
+            return Ok(self);
+        }
+        progress::step("linking exec-auth statically");
+        let status = cargo()
+            .args(["rustc", "--release", "--package", EXEC_AUTH, "--target-dir"])
+            .arg(&target)
+            .args(["--", "-C", "target-feature=+crt-static"])
             .status()
             .context("start cargo")?;
-        ensure!(status.success(), "cargo build ended with {status}");
-        Ok(Self { folder })
+        ensure!(status.success(), "cargo rustc ended with {status}");
+        Ok(self)
     }
 
     /// The control plane, `argocd-identity`.
@@ -66,8 +95,14 @@ impl Binaries {
     /// The exec plugin, `exec-auth`.
     #[must_use]
     pub fn exec_auth(&self) -> PathBuf {
-        self.folder.join("exec-auth")
+        self.exec_auth.clone()
     }
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace()).stdin(Stdio::null());
+    cargo
 }
 
 /// The project's root folder.

@@ -4,10 +4,13 @@
 //!   peers, packages, binaries   what has to be built or installed, once
 //!   sandbox                     private namespaces: nothing outlives a run
 //!   control_plane, node         a cluster without containers
+//!   cluster                     a real cluster of one node
 //!   quay, registry, chart       a private registry with robot federation
 //!   images                      container images of all that, for a real node
 //!   installation                the project itself
 //!   argocd, sandboxed_container stock Argo CD in the pods' environment
+//!   scene, node_scene           all of it: without a node, and on a real one
+//!   targets                     what Argo CD pulls from and deploys to
 //! ```
 
 pub mod admission;
@@ -15,10 +18,12 @@ pub mod argocd;
 pub mod binaries;
 pub mod bindings;
 pub mod chart;
+pub mod cluster;
 pub mod control_plane;
 pub mod images;
 pub mod installation;
 pub mod node;
+pub mod node_scene;
 pub mod packages;
 pub mod peers;
 pub mod ports;
@@ -30,3 +35,4 @@ pub mod registry;
 pub mod sandbox;
 pub mod sandboxed_container;
 pub mod scene;
+pub mod targets;

@@ -61,6 +61,63 @@ const KUBE_CONTROLLER_MANAGER: Peer = Peer {
     package: "/cmd/kube-controller-manager",
     ..KUBE_APISERVER
 };
+const KUBE_SCHEDULER: Peer = Peer {
+    name: "kube-scheduler",
+    package: "/cmd/kube-scheduler",
+    ..KUBE_APISERVER
+};
+const KUBE_PROXY: Peer = Peer {
+    name: "kube-proxy",
+    package: "/cmd/kube-proxy",
+    ..KUBE_APISERVER
+};
+const KUBECTL: Peer = Peer {
+    name: "kubectl",
+    package: "/cmd/kubectl",
+    ..KUBE_APISERVER
+};
+const KUBELET: Peer = Peer {
+    name: "kubelet",
+    package: "/cmd/kubelet",
+    ..KUBE_APISERVER
+};
+const CONTAINERD: Peer = Peer {
+    name: "containerd",
+    folder: "containerd",
+    module: "github.com/containerd/containerd/v2",
+    package: "/cmd/containerd",
+    stamps: |version| {
+        vec![(
+            "github.com/containerd/containerd/v2/version.Version",
+            version.trim_start_matches('v').to_owned(),
+        )]
+    },
+};
+/// containerd finds it by this name, on PATH.
+const CONTAINERD_SHIM: Peer = Peer {
+    name: "containerd-shim-runc-v2",
+    package: "/cmd/containerd-shim-runc-v2",
+    ..CONTAINERD
+};
+const CTR: Peer = Peer {
+    name: "ctr",
+    package: "/cmd/ctr",
+    ..CONTAINERD
+};
+const COREDNS: Peer = Peer {
+    name: "coredns",
+    folder: "coredns",
+    module: "github.com/coredns/coredns",
+    package: "",
+    stamps: |_| Vec::new(),
+};
+const CSI_SANITY: Peer = Peer {
+    name: "csi-sanity",
+    folder: "csi-sanity",
+    module: "github.com/kubernetes-csi/csi-test/v5",
+    package: "/cmd/csi-sanity",
+    stamps: |_| Vec::new(),
+};
 const REGISTRY: Peer = Peer {
     name: "registry",
     folder: "registry",
@@ -135,12 +192,7 @@ impl Peers {
     /// # Errors
     /// When there is no `go`, when the cache cannot be written, or when a build fails (with the compiler's words).
     pub fn prepare() -> Result<Self> {
-        if find("go").is_none() {
-            bail!(
-                "`go` is not on PATH: the tests build etcd, Kubernetes, Helm, a registry and Argo CD from source with Go 1.26 or later"
-            );
-        }
-        let cache = cache()?;
+        let cache = prepare_cache()?;
         Ok(Self {
             etcd: ETCD.build(&cache)?,
             kube_apiserver: KUBE_APISERVER.build(&cache)?,
@@ -193,6 +245,95 @@ impl Peers {
     pub fn argocd_module(&self) -> &Path {
         &self.argocd_module
     }
+}
+
+/// Paths of what makes a node of a real cluster, each built.
+#[derive(Debug, Clone)]
+pub struct NodePeers {
+    kubectl: PathBuf,
+    kube_scheduler: PathBuf,
+    kube_proxy: PathBuf,
+    kubelet: PathBuf,
+    containerd: PathBuf,
+    containerd_shim: PathBuf,
+    ctr: PathBuf,
+    coredns: PathBuf,
+}
+
+impl NodePeers {
+    /// Builds what the cache lacks, as [`Peers::prepare`] does.
+    ///
+    /// # Errors
+    /// As [`Peers::prepare`].
+    pub fn prepare() -> Result<Self> {
+        let cache = prepare_cache()?;
+        Ok(Self {
+            kubectl: KUBECTL.build(&cache)?,
+            kube_scheduler: KUBE_SCHEDULER.build(&cache)?,
+            kube_proxy: KUBE_PROXY.build(&cache)?,
+            kubelet: KUBELET.build(&cache)?,
+            containerd: CONTAINERD.build(&cache)?,
+            containerd_shim: CONTAINERD_SHIM.build(&cache)?,
+            ctr: CTR.build(&cache)?,
+            coredns: COREDNS.build(&cache)?,
+        })
+    }
+
+    /// The Kubernetes client.
+    #[must_use]
+    pub fn kubectl(&self) -> &Path {
+        &self.kubectl
+    }
+
+    /// The Kubernetes scheduler.
+    #[must_use]
+    pub fn kube_scheduler(&self) -> &Path {
+        &self.kube_scheduler
+    }
+
+    /// Kubernetes' service proxy.
+    #[must_use]
+    pub fn kube_proxy(&self) -> &Path {
+        &self.kube_proxy
+    }
+
+    /// The Kubernetes node agent.
+    #[must_use]
+    pub fn kubelet(&self) -> &Path {
+        &self.kubelet
+    }
+
+    /// The container runtime.
+    #[must_use]
+    pub fn containerd(&self) -> &Path {
+        &self.containerd
+    }
+
+    /// What containerd starts for each pod; it has to be on containerd's PATH.
+    #[must_use]
+    pub fn containerd_shim(&self) -> &Path {
+        &self.containerd_shim
+    }
+
+    /// containerd's own client.
+    #[must_use]
+    pub fn ctr(&self) -> &Path {
+        &self.ctr
+    }
+
+    /// The cluster's DNS server.
+    #[must_use]
+    pub fn coredns(&self) -> &Path {
+        &self.coredns
+    }
+}
+
+/// The CSI project's own conformance test, built when the cache lacks it.
+///
+/// # Errors
+/// As [`Peers::prepare`].
+pub fn csi_sanity() -> Result<PathBuf> {
+    CSI_SANITY.build(&prepare_cache()?)
 }
 
 impl Peer {
@@ -312,6 +453,16 @@ fn key(parts: &[&str]) -> String {
         .collect()
 }
 
+/// The cache, for somebody who can build.
+fn prepare_cache() -> Result<PathBuf> {
+    if find("go").is_none() {
+        bail!(
+            "`go` is not on PATH: the tests build etcd, Kubernetes, Helm, a registry and Argo CD from source with Go 1.26 or later"
+        );
+    }
+    cache()
+}
+
 /// `$XDG_CACHE_HOME` or `~/.cache`, and in it this project's folder, made when it is missing.
 fn cache() -> Result<PathBuf> {
     let base = env::var_os("XDG_CACHE_HOME")
@@ -365,6 +516,15 @@ mod tests {
             ETCD,
             KUBE_APISERVER,
             KUBE_CONTROLLER_MANAGER,
+            KUBE_SCHEDULER,
+            KUBE_PROXY,
+            KUBECTL,
+            KUBELET,
+            CONTAINERD,
+            CONTAINERD_SHIM,
+            CTR,
+            COREDNS,
+            CSI_SANITY,
             REGISTRY,
             HELM,
             ARGOCD,

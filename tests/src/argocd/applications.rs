@@ -106,7 +106,9 @@ struct Operation {
 }
 
 impl Applications {
-    pub(super) fn new(client: Client, namespace: String) -> Self {
+    /// Those of `namespace`, as `client` sees them.
+    #[must_use]
+    pub fn new(client: Client, namespace: String) -> Self {
         Self { client, namespace }
     }
 

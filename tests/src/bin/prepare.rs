@@ -6,11 +6,13 @@ use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
 use harness::packages;
-use harness::peers::Peers;
+use harness::peers::{NodePeers, Peers, csi_sanity};
 
 fn main() -> Result<()> {
     packages::ensure()?;
     let peers = Peers::prepare()?;
+    let node = NodePeers::prepare()?;
+    let csi_sanity = csi_sanity()?;
     let mut out = io::stdout().lock();
     for path in [
         peers.etcd(),
@@ -20,6 +22,15 @@ fn main() -> Result<()> {
         peers.helm(),
         peers.argocd(),
         peers.argocd_module(),
+        node.kubectl(),
+        node.kube_scheduler(),
+        node.kube_proxy(),
+        node.kubelet(),
+        node.containerd(),
+        node.containerd_shim(),
+        node.ctr(),
+        node.coredns(),
+        &csi_sanity,
     ] {
         writeln!(out, "{}", path.display()).context("print a path")?;
     }

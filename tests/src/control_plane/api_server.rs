@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,6 +73,8 @@ impl User {
 #[derive(Debug)]
 pub(super) struct Settings<'a> {
     pub(super) name: &'a str,
+    /// Where it listens, and what others call it by.
+    pub(super) address: Ipv4Addr,
     pub(super) service_account_issuer: &'a str,
     pub(super) extra_names: &'a [String],
     pub(super) users: &'a [User],
@@ -83,7 +86,7 @@ pub(super) struct Settings<'a> {
 pub(super) struct ApiServer {
     process: Process,
     dir: PathBuf,
-    port: u16,
+    address: SocketAddrV4,
     authority: Authority,
     admin_token: String,
 }
@@ -108,6 +111,9 @@ impl ApiServer {
             .copied()
             .chain(settings.extra_names.iter().map(String::as_str))
             .collect();
+        let address = SocketAddrV4::new(settings.address, ports::free()?);
+        let ip = address.ip().to_string();
+        let names: Vec<&str> = names.into_iter().chain([ip.as_str()]).collect();
         let server = authority.issue(&names)?;
         // RSA, because that is what almost every real cluster signs its tokens with.
         let signer = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)
@@ -123,7 +129,6 @@ impl ApiServer {
             .map(|user| user.token.clone())
             .context("an API server needs an admin")?;
 
-        let port = ports::free()?;
         let mut command = Command::new(peers.kube_apiserver());
         let mut file = |flag: &str, name: &str, content: &str| -> Result<()> {
             let path = dir.join(name);
@@ -148,9 +153,8 @@ impl ApiServer {
         command
             .args(["--etcd-servers", etcd.url()])
             .args(["--etcd-prefix", &format!("/{}", settings.name)])
-            .args(["--bind-address", "127.0.0.1"])
-            .args(["--advertise-address", "127.0.0.1"])
-            .args(["--secure-port", &port.to_string()])
+            .args(["--bind-address", &ip, "--advertise-address", &ip])
+            .args(["--secure-port", &address.port().to_string()])
             .args(["--service-cluster-ip-range", "10.96.0.0/16"])
             .args(["--service-account-issuer", settings.service_account_issuer])
             // Tokens must live as long as they say: expiry is what the tests are about.
@@ -159,16 +163,18 @@ impl ApiServer {
             // Added to those that are on by default.
             .args(["--enable-admission-plugins", "NodeRestriction"])
             .arg("--allow-privileged=true")
-            // The address is loopback, which no Endpoints object may hold.
-            .args(["--endpoint-reconciler-type", "none"])
             .arg("--profiling=false")
             .args(&settings.flags);
+        if address.ip().is_loopback() {
+            // No Endpoints object may hold such an address.
+            command.args(["--endpoint-reconciler-type", "none"]);
+        }
         // It needs seconds to end in good order, for nothing: its state is thrown away.
         let process = Process::start(settings.name, &mut command, &dir)?.with_grace(Duration::ZERO);
         Ok(Self {
             process,
             dir,
-            port,
+            address,
             authority,
             admin_token,
         })
@@ -198,11 +204,11 @@ impl ApiServer {
     }
 
     pub(super) fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        format!("https://{}", self.address)
     }
 
     pub(super) fn port(&self) -> u16 {
-        self.port
+        self.address.port()
     }
 
     pub(super) fn ca_pem(&self) -> &str {

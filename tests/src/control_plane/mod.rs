@@ -11,6 +11,7 @@ mod etcd;
 mod remote;
 
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Options {
     /// Folder under the run's folder, and the key prefix in etcd.
     pub name: String,
+    /// Where the API server listens: loopback, or an address that pods can reach.
+    pub address: Ipv4Addr,
     /// `iss` of service account tokens.
     pub service_account_issuer: String,
     /// Nodes that get a token of their own, as a kubelet's.
@@ -53,6 +56,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             name: "cluster".to_owned(),
+            address: Ipv4Addr::LOCALHOST,
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             nodes: Vec::new(),
             extra_names: Vec::new(),
@@ -93,6 +97,7 @@ impl ControlPlane {
             &etcd,
             Settings {
                 name: &options.name,
+                address: options.address,
                 service_account_issuer: &options.service_account_issuer,
                 extra_names: &options.extra_names,
                 users: &users,
@@ -190,13 +195,13 @@ impl ControlPlane {
         self.api_server.ca_pem()
     }
 
-    /// `https://127.0.0.1:<port>`.
+    /// `https://<address>:<port>`.
     #[must_use]
     pub fn url(&self) -> String {
         self.api_server.url()
     }
 
-    /// The API server's port on loopback.
+    /// The API server's port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.api_server.port()

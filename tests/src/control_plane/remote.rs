@@ -1,6 +1,7 @@
 //! A remote cluster: an API server that takes tokens of an OIDC issuer.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ pub struct RemoteCluster {
 }
 
 impl RemoteCluster {
-    /// Starts the API server in `<dir>/<name>`, its data in `etcd` under that prefix, and returns when
+    /// Starts the API server at a free port of `address`, in `<dir>/<name>`, its data in `etcd` under that prefix, and returns when
     /// it is ready. The issuer need not be reachable yet; the API server looks for it again and again.
     ///
     /// # Errors
@@ -43,6 +44,7 @@ impl RemoteCluster {
         peers: &Peers,
         etcd: Arc<Etcd>,
         name: &str,
+        address: Ipv4Addr,
         issuer: &OidcIssuer,
     ) -> Result<Self> {
         let authentication = json!({
@@ -68,6 +70,7 @@ impl RemoteCluster {
             &etcd,
             Settings {
                 name,
+                address,
                 service_account_issuer: "https://kubernetes.default.svc.cluster.local",
                 extra_names: &[],
                 users: &[User::admin()?],
@@ -117,13 +120,13 @@ impl RemoteCluster {
         self.api_server.ca_pem()
     }
 
-    /// `https://127.0.0.1:<port>`.
+    /// `https://<address>:<port>`.
     #[must_use]
     pub fn url(&self) -> String {
         self.api_server.url()
     }
 
-    /// The API server's port on loopback.
+    /// The API server's port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.api_server.port()

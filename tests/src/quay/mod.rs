@@ -87,7 +87,7 @@ pub(crate) struct State {
     robot_key: Mutex<Arc<SigningKey>>,
     registry_key: SigningKey,
     journal: Journal,
-    /// For issuers' documents: trusts the suite's authority, resolves every name to loopback.
+    /// For issuers' documents: trusts the suite's authority.
     issuers: reqwest::Client,
     upstream: reqwest::Client,
 }
@@ -96,6 +96,8 @@ pub(crate) struct State {
 pub struct Options<'a> {
     /// The distribution registry's binary.
     pub registry: &'a Path,
+    /// Where it listens, at a free port: loopback, or an address that pods can reach.
+    pub address: Ipv4Addr,
     /// An empty folder of its own.
     pub folder: &'a Path,
     /// A serving certificate for [`HOST`].
@@ -107,13 +109,13 @@ pub struct Options<'a> {
 }
 
 impl Quay {
-    /// Starts the registry and the stand-in on free loopback ports; both answer when this returns.
+    /// Starts the registry and the stand-in on free ports; both answer when this returns.
     ///
     /// # Errors
     /// When a port cannot be had, the certificate cannot be read, or the registry does not get ready.
     pub async fn start(options: Options<'_>) -> Result<Self> {
         let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port for the Quay stand-in")?;
+            TcpListener::bind((options.address, 0)).context("no port for the Quay stand-in")?;
         listener
             .set_nonblocking(true)
             .context("could not prepare the Quay stand-in's socket")?;
@@ -143,7 +145,7 @@ impl Quay {
             robot_key: Mutex::new(Arc::new(SigningKey::generate("robots-1")?)),
             registry_key,
             journal: Journal::default(),
-            issuers: issuer_client(options.authority)?,
+            issuers: issuer_client(options.authority, options.address)?,
             upstream: client()
                 .build()
                 .context("could not make the client of the real registry")?,
@@ -355,18 +357,23 @@ fn client() -> reqwest::ClientBuilder {
         .redirect(reqwest::redirect::Policy::none())
 }
 
-fn issuer_client(authority: &str) -> Result<reqwest::Client> {
+fn issuer_client(authority: &str, address: Ipv4Addr) -> Result<reqwest::Client> {
     let roots = reqwest::Certificate::from_pem_bundle(authority.as_bytes())
         .context("could not read the suite's certificate authority")?;
-    client()
+    let client = client()
         .tls_certs_only(roots)
-        .dns_resolver(Loopback)
-        .timeout(Duration::from_secs(5))
+        .timeout(Duration::from_secs(5));
+    let client = if address.is_loopback() {
+        client.dns_resolver(Loopback)
+    } else {
+        client
+    };
+    client
         .build()
         .context("could not make the client of identity issuers")
 }
 
-/// Resolves every name to loopback: the tests' issuers have names, and all of them run here.
+/// Resolves every name to loopback: issuers have names, and beside a registry on loopback all of them run here.
 struct Loopback;
 
 impl reqwest::dns::Resolve for Loopback {

@@ -75,7 +75,7 @@ impl World {
             robot_key: Mutex::new(Arc::new(SigningKey::generate("robots-1").unwrap())),
             registry_key: SigningKey::generate("registry").unwrap(),
             journal: Journal::default(),
-            issuers: issuer_client(authority.pem()).unwrap(),
+            issuers: issuer_client(authority.pem(), Ipv4Addr::LOCALHOST).unwrap(),
             upstream: client().build().unwrap(),
         });
         let world = Self {

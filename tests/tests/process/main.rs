@@ -24,10 +24,11 @@ mod rotation;
 mod secrets;
 mod workloads;
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow};
-use harness::sandbox::{Sandbox, interrupted};
+use harness::sandbox::{Isolation, Sandbox, interrupted};
 use libtest_mimic::Arguments;
 use tokio::runtime::Runtime;
 
@@ -60,7 +61,11 @@ fn run() -> Result<ExitCode> {
         return Ok(libtest_mimic::run(&arguments, trials).exit_code());
     }
 
-    let sandbox = Sandbox::enter(&harness::scene::HOSTS)?;
+    let sandbox = Sandbox::enter(
+        Isolation::Processes,
+        Ipv4Addr::LOCALHOST,
+        &harness::scene::HOSTS,
+    )?;
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_provider| anyhow!("another crypto provider is installed already"))?;

@@ -19,7 +19,7 @@ use harness::argocd::Component;
 use harness::bindings::CredentialBinding;
 use harness::process::wait_until;
 use harness::quay::Endpoint;
-use harness::scene::{ROBOT, SPOKE_AUDIENCE};
+use harness::targets::{ROBOT, SPOKE_AUDIENCE};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
@@ -63,7 +63,7 @@ const PERIOD: Duration = Duration::from_secs(43);
 async fn argo_cd_syncs_while_credentials_rotate(scene: &Scene) -> Result<()> {
     let tenant = Tenant::start(scene, "rotation", LIFE).await?;
     tenant.publish(scene, "prod/charts")?;
-    scene.around.admit_to_remote(tenant.name).await?;
+    scene.around.targets.admit_to_remote(tenant.name).await?;
     let begin = Instant::now();
     tenant
         .create("rotation-charts", "repository", &tenant.repository())
@@ -74,7 +74,7 @@ async fn argo_cd_syncs_while_credentials_rotate(scene: &Scene) -> Result<()> {
     tenant
         .create("rotation-other", "repository", &other)
         .await?;
-    let server = scene.around.remote.url();
+    let server = scene.around.targets.remote.url();
     let cluster = cluster(scene, &server, SPOKE_AUDIENCE)?;
     tenant.create("rotation-spoke", "cluster", &cluster).await?;
     for name in ["rotation-charts", "rotation-other", "rotation-spoke"] {
@@ -161,7 +161,7 @@ async fn argo_cd_syncs_while_credentials_rotate(scene: &Scene) -> Result<()> {
 /// A cluster Secret without anything to authenticate with.
 pub(crate) fn cluster(scene: &Scene, server: &str, audience: &str) -> Result<Values> {
     use base64::Engine as _;
-    let ca = base64::engine::general_purpose::STANDARD.encode(scene.around.remote.ca_pem());
+    let ca = base64::engine::general_purpose::STANDARD.encode(scene.around.targets.remote.ca_pem());
     let config = json!({ "tlsClientConfig": { "caData": ca } });
     Ok([
         ("name", server.to_owned()),
@@ -218,7 +218,7 @@ struct Deployed {
 
 impl Deployed {
     fn new(scene: &Scene, name: &'static str) -> Result<Self> {
-        let maps = Api::namespaced(scene.around.remote.client()?, name);
+        let maps = Api::namespaced(scene.around.targets.remote.client()?, name);
         Ok(Self { maps, name })
     }
 

@@ -10,7 +10,8 @@ use harness::binaries::Binaries;
 use harness::installation::Installation;
 use harness::packages;
 use harness::peers::Peers;
-use harness::scene::{Lives, Surroundings};
+use harness::scene::Surroundings;
+use harness::targets::Lives;
 use kube::Client;
 use serde_json::json;
 
@@ -99,7 +100,7 @@ impl Scene {
     /// The admission webhook itself.
     pub(crate) fn webhook(&self) -> Result<Webhook> {
         let url = self.installation.plan.admission_url();
-        Webhook::new(url, self.around.authority.pem())
+        Webhook::new(url, self.around.targets.authority.pem())
     }
 
     /// Makes a namespace for a trial and returns its name.

@@ -68,7 +68,7 @@ async fn the_guides_secrets(scene: &Scene) -> Result<()> {
 async fn repositories_of_every_kind(scene: &Scene) -> Result<()> {
     let namespace = scene.namespace("repositories", &[]).await?;
     let bench = Bench::new(scene, namespace)?;
-    let host = scene.around.quay.host().to_owned();
+    let host = scene.around.targets.quay.host().to_owned();
     let (https, oci) = (format!("https://{host}/prod"), format!("oci://{host}/prod"));
     let bare = format!("{host}/prod/charts");
     // Name, label, changes to the guide's form, codes of the warnings.

@@ -7,12 +7,13 @@ mod injected;
 mod secrets;
 mod story;
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
-use harness::sandbox::{Sandbox, interrupted};
+use harness::sandbox::{Isolation, Sandbox, interrupted};
 use harness::scene;
 
 use self::story::Story;
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn play(arguments: &Arguments) -> Result<()> {
-    let sandbox = Sandbox::enter(&scene::HOSTS)?;
+    let sandbox = Sandbox::enter(Isolation::Processes, Ipv4Addr::LOCALHOST, &scene::HOSTS)?;
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_provider| anyhow!("another crypto provider is installed already"))?;

@@ -13,7 +13,8 @@ use harness::chart::Chart;
 use harness::packages;
 use harness::peers::Peers;
 use harness::process::wait_until;
-use harness::scene::{ARGOCD, Lives, ROBOT, Surroundings};
+use harness::scene::{ARGOCD, Surroundings};
+use harness::targets::{Lives, ROBOT};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt as _};
 use serde::Serialize;
@@ -93,15 +94,15 @@ impl Story {
         self.step(format!(
             "a cluster ({}), a remote cluster ({}) and a private registry ({}) answer",
             around.control_plane.url(),
-            around.remote.url(),
-            around.quay.host()
+            around.targets.remote.url(),
+            around.targets.quay.host()
         ));
-        around.publish(&peers, &CHART)?;
-        around.admit_to_remote(TARGET).await?;
+        around.targets.publish(&peers, &CHART)?;
+        around.targets.admit_to_remote(TARGET).await?;
         let anonymous = anonymous_pull(&around).await?;
         self.step(format!(
             "published {}/prod/charts/{}:{}; an anonymous pull gets {anonymous}",
-            around.quay.host(),
+            around.targets.quay.host(),
             CHART.name,
             CHART.version
         ));
@@ -116,8 +117,8 @@ impl Story {
         }
 
         for (what, secret) in [
-            ("repository", around.repository_secret("charts")),
-            ("cluster", around.cluster_secret("spoke")?),
+            ("repository", around.targets.repository_secret("charts")),
+            ("cluster", around.targets.cluster_secret("spoke")?),
         ] {
             let lines = secrets::create(&around.client()?, &secret).await?;
             self.step(format!(
@@ -138,7 +139,7 @@ impl Story {
 
         let applications = argocd.applications();
         applications
-            .apply(&around.application("demo", &CHART, TARGET))
+            .apply(&around.targets.application("demo", &CHART, TARGET))
             .await?;
         let report = applications.synced_and_healthy("demo", LIMIT).await?;
         let message = deployed(&around).await?;
@@ -147,6 +148,7 @@ impl Story {
             report.sync, report.health
         ));
         let pulls = around
+            .targets
             .quay
             .count(|request| request.robot.as_deref() == Some(ROBOT));
         ensure!(
@@ -221,14 +223,14 @@ fn rotations(binding: &CredentialBinding) -> u64 {
 
 /// What the registry answers to somebody without a credential.
 async fn anonymous_pull(around: &Surroundings) -> Result<String> {
-    let authority = reqwest::Certificate::from_pem(around.authority.pem().as_bytes())
+    let authority = reqwest::Certificate::from_pem(around.targets.authority.pem().as_bytes())
         .context("the authority's certificate")?;
     let client = reqwest::Client::builder()
         .tls_certs_only([authority])
         .no_proxy()
         .build()
         .context("make an HTTP client")?;
-    let (host, chart) = (around.quay.host(), CHART.name);
+    let (host, chart) = (around.targets.quay.host(), CHART.name);
     let url = format!(
         "https://{host}/v2/prod/charts/{chart}/manifests/{}",
         CHART.version
@@ -272,7 +274,7 @@ async fn credentials(around: &Surroundings) -> Result<Vec<Credential>> {
 }
 
 async fn deployed(around: &Surroundings) -> Result<String> {
-    let api: Api<ConfigMap> = Api::namespaced(around.remote.client()?, TARGET);
+    let api: Api<ConfigMap> = Api::namespaced(around.targets.remote.client()?, TARGET);
     let api = &api;
     let found = wait_until("the chart's ConfigMap", LIMIT, || async move {
         api.get(CHART.name).await.context("read it")

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use harness::process::wait_until;
-use harness::scene::SECOND_SPOKE_AUDIENCE;
+use harness::targets::SECOND_SPOKE_AUDIENCE;
 use serde_json::{Map, Value, json};
 
 use super::{IN_CLUSTER, data};
@@ -25,12 +25,12 @@ const ROUNDS: usize = 3;
 async fn argo_cds_cluster_updates_keep_our_keys(scene: &Scene) -> Result<()> {
     let tenant = Tenant::start(scene, "updates", LIFE).await?;
     tenant.publish(scene, "prod/charts")?;
-    scene.around.admit_to_remote(tenant.name).await?;
+    scene.around.targets.admit_to_remote(tenant.name).await?;
     tenant
         .create("updates-charts", "repository", &tenant.repository())
         .await?;
     // The same cluster by its other name: another one to Argo CD.
-    let server = format!("https://localhost:{}", scene.around.remote.port());
+    let server = format!("https://localhost:{}", scene.around.targets.remote.port());
     let server = server.as_str();
     let values = cluster(scene, server, SECOND_SPOKE_AUDIENCE)?;
     tenant.create(SECRET, "cluster", &values).await?;

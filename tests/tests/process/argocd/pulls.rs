@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use harness::quay::Endpoint;
-use harness::scene::ROBOT;
+use harness::targets::ROBOT;
 
 use super::IN_CLUSTER;
 use crate::case::{Case, shared};
@@ -40,7 +40,7 @@ async fn what_the_robot_may_not_pull_is_not_pulled(scene: &Scene) -> Result<()> 
     tenant.ready("closed-charts").await?;
     let (elsewhere, main) = (
         other.quay.requests().len(),
-        scene.around.quay.requests().len(),
+        scene.around.targets.quay.requests().len(),
     );
 
     let pulled = |tenant: &Tenant| tenant.quay.requests().len();
@@ -70,13 +70,13 @@ async fn what_the_robot_may_not_pull_is_not_pulled(scene: &Scene) -> Result<()> 
     };
     ensure!(
         other.quay.requests().len() - elsewhere <= exchanges(&other)
-            && scene.around.quay.requests().len() == main,
+            && scene.around.targets.quay.requests().len() == main,
         "another registry was asked"
     );
 
     // The registry's administrator lets the robot in, and nothing else changes.
     let issuer = scene.around.plan.issuer_url();
-    let subject = harness::scene::identity("argocd-global");
+    let subject = harness::targets::identity("argocd-global");
     let robot = harness::quay::Robot::federated(ROBOT, issuer, subject, &["closed/"]);
     tenant.quay.add_robot(robot);
     application.refresh().await?;

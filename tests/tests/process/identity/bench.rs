@@ -7,7 +7,8 @@
 use anyhow::{Context as _, Result, ensure};
 use harness::admission;
 use harness::installation::NAMESPACE;
-use harness::scene::{ARGOCD, secret};
+use harness::scene::ARGOCD;
+use harness::targets::secret;
 use kube::Client;
 use reqwest::StatusCode;
 use reqwest::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap};
@@ -124,7 +125,7 @@ impl IdentityApi {
 
 /// An HTTP client that trusts the suite's authority alone.
 pub(crate) fn http(scene: &Scene) -> Result<reqwest::Client> {
-    let authority = reqwest::Certificate::from_pem(scene.around.authority.pem().as_bytes())
+    let authority = reqwest::Certificate::from_pem(scene.around.targets.authority.pem().as_bytes())
         .context("the authority's certificate")?;
     reqwest::Client::builder()
         .tls_certs_only([authority])

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use harness::installation::NAMESPACE;
 use harness::process::wait_until;
-use harness::scene::{ARGOCD, SPOKE_AUDIENCE, secret};
+use harness::scene::ARGOCD;
+use harness::targets::{SPOKE_AUDIENCE, secret};
 use serde_json::{Value, json};
 use shared::errors::Code;
 
@@ -261,7 +262,7 @@ async fn deleted_pods(scene: &Scene) -> Result<()> {
 /// A cluster Secret with a server and a subject of its own, so that it is in no
 /// conflict with another trial's.
 pub(super) fn cluster_secret(scene: &Scene, name: &str) -> Result<Value> {
-    let server = format!("https://{}", scene.around.quay.host());
+    let server = format!("https://{}", scene.around.targets.quay.host());
     let text = secret(
         name,
         "cluster",

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use harness::installation::NAMESPACE;
 use harness::process::wait_until;
-use harness::scene::{ARGOCD, SPOKE_AUDIENCE, identity};
+use harness::scene::ARGOCD;
+use harness::targets::{SPOKE_AUDIENCE, identity};
 use jsonwebtoken::jwk::{AlgorithmParameters, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use k8s_openapi::jiff::Timestamp;
@@ -189,7 +190,7 @@ async fn a_real_api_server_takes_it(scene: &Scene) -> Result<()> {
     ensure!(for_cluster.spiffe_id == subject, "{for_cluster:?}");
 
     let token = for_cluster.token.expose_secret();
-    let remote = Rest::new(scene.around.remote.client_with_token(token)?);
+    let remote = Rest::new(scene.around.targets.remote.client_with_token(token)?);
     let remote = &remote;
     let whoami = wait_until("the remote cluster to know the issuer", SOON, || {
         who(remote)
@@ -199,7 +200,7 @@ async fn a_real_api_server_takes_it(scene: &Scene) -> Result<()> {
 
     let for_registry = bench.api.ask(&bench.granted()).await?.granted()?;
     let token = for_registry.token.expose_secret();
-    let stranger = Rest::new(scene.around.remote.client_with_token(token)?);
+    let stranger = Rest::new(scene.around.targets.remote.client_with_token(token)?);
     match who(&stranger).await.map_err(|error| error.downcast()) {
         Err(Ok(kube::Error::Api(status))) if status.code == 401 => {}
         other => bail!("a registry's token was taken: {other:?}"),

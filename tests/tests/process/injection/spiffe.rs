@@ -48,7 +48,7 @@ impl WithDriver {
         let folder = scene.folder.join(NAMESPACE);
         let tls = folder.join("tls");
         fs::create_dir_all(&tls).with_context(|| format!("create {}", tls.display()))?;
-        let certificate = scene.around.authority.issue(&["localhost"])?;
+        let certificate = scene.around.targets.authority.issue(&["localhost"])?;
         fs::write(tls.join("tls.crt"), &certificate.certificate).context("write tls.crt")?;
         fs::write(tls.join("tls.key"), &certificate.key).context("write tls.key")?;
 
@@ -80,12 +80,12 @@ impl WithDriver {
             })
             .await?;
         let url = format!("https://localhost:{admission}");
-        let configuration = configuration(&url, scene.around.authority.pem())?;
+        let configuration = configuration(&url, scene.around.targets.authority.pem())?;
         let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
         scene.rest()?.create(path, &configuration).await?;
         Ok(Self {
             _process: process,
-            webhook: Webhook::new(url, scene.around.authority.pem())?,
+            webhook: Webhook::new(url, scene.around.targets.authority.pem())?,
         })
     }
 }

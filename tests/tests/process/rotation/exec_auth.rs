@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use harness::argocd::Component;
 use harness::quay;
 use harness::sandboxed_container::SandboxedContainer;
-use harness::scene::identity;
+use harness::targets::identity;
 use jiff::Timestamp;
 use shared::errors::Code;
 use shared::exec_credential::ExecCredential;

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use harness::process::wait_until;
 use harness::quay::{Endpoint, Failure, Federation, Robot};
-use harness::scene::{ROBOT, identity};
+use harness::targets::{ROBOT, identity};
 use http::StatusCode;
 use shared::errors::Code;
 

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use harness::bindings::condition;
-use harness::scene::ROBOT;
+use harness::targets::ROBOT;
 use shared::errors::Code;
 
 use super::LIFE;

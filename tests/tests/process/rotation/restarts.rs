@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use harness::argocd::Component;
 use harness::process::wait_until;
 use harness::quay::{self, Endpoint, Failure};
-use harness::scene::identity;
+use harness::targets::identity;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -191,7 +191,7 @@ async fn a_control_plane_that_was_killed_is_not_missed(scene: &mut Scene) -> Res
 
 /// The issuer's published keys.
 async fn keys(scene: &Scene) -> Result<Value> {
-    let authority = scene.around.authority.pem();
+    let authority = scene.around.targets.authority.pem();
     let http = reqwest::Client::builder()
         .tls_certs_only([reqwest::Certificate::from_pem(authority.as_bytes())?])
         .no_proxy()

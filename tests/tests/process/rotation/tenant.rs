@@ -13,7 +13,8 @@ use harness::bindings::{self, CredentialBinding};
 use harness::chart::Chart;
 use harness::process::wait_until;
 use harness::quay::{Endpoint, Quay, Robot};
-use harness::scene::{ARGOCD, ROBOT, identity};
+use harness::scene::ARGOCD;
+use harness::targets::{ROBOT, identity};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use shared::errors::Code;
@@ -48,7 +49,11 @@ impl Tenant {
     /// Starts a registry whose robot [`ROBOT`] trusts the identity of Secrets
     /// without a project and pulls below `prod/`.
     pub(crate) async fn start(scene: &Scene, name: &'static str, life: Duration) -> Result<Self> {
-        let quay = scene.around.registry(&scene.peers, name, life).await?;
+        let quay = scene
+            .around
+            .targets
+            .registry(&scene.peers, name, life)
+            .await?;
         let tenant = Self {
             name,
             quay,
@@ -81,7 +86,10 @@ impl Tenant {
             version: "1.0.0",
             message: self.name,
         };
-        scene.around.push(&scene.peers, &self.quay, path, &chart)
+        scene
+            .around
+            .targets
+            .push(&scene.peers, &self.quay, path, &chart)
     }
 
     /// A repository Secret as the Quay guide has it, without its project line.

@@ -25,12 +25,13 @@ pub(super) fn cases() -> Vec<Case> {
 type Bad<'v> = (Code, &'v [(&'v str, &'v str)]);
 
 async fn bad_repository_values_are_refused(scene: &Scene) -> Result<()> {
-    let host = scene.around.quay.host().to_owned();
+    let host = scene.around.targets.quay.host().to_owned();
     let bare = format!("{host}/prod/charts");
     let http = format!("http://{host}/prod");
     let with_password = format!("https://robot:hunter2@{host}/prod");
     let http_auth = scene
         .around
+        .targets
         .quay
         .federation_url()
         .replace("https://", "http://");

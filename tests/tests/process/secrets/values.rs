@@ -36,7 +36,7 @@ pub(super) fn with(mut values: Values, pairs: &[(&str, &str)]) -> Values {
 /// A Helm repository in the scene's registry, as in the Quay guide without its
 /// project.
 pub(super) fn repository(scene: &Scene) -> Values {
-    let host = scene.around.quay.host();
+    let host = scene.around.targets.quay.host();
     values(&[
         ("type", "helm"),
         ("url", &format!("oci://{host}/prod/charts")),
@@ -45,7 +45,7 @@ pub(super) fn repository(scene: &Scene) -> Values {
         ("workloadIdentityAudience", "quay.example.test"),
         (
             "workloadIdentityRegistryAuthURL",
-            &scene.around.quay.federation_url(),
+            &scene.around.targets.quay.federation_url(),
         ),
         ("workloadIdentityRegistryService", host),
         ("workloadIdentityRegistryUsername", "prod+argocd"),
@@ -56,7 +56,7 @@ pub(super) fn repository(scene: &Scene) -> Values {
 pub(super) fn cluster(scene: &Scene) -> Values {
     values(&[
         ("name", "spoke"),
-        ("server", &scene.around.remote.url()),
+        ("server", &scene.around.targets.remote.url()),
         ("config", r#"{"tlsClientConfig":{"caData":"Y2E="}}"#),
         ("useWorkloadIdentity", "true"),
         ("workloadIdentityAudience", "spoke"),
@@ -103,7 +103,10 @@ pub(super) fn stored(secret: &Value) -> Result<Values> {
 
 /// Values and warnings for a snapshot, without this run's ports.
 pub(super) fn shown(scene: &Scene, stored: &Values, warnings: &[String]) -> Value {
-    let (quay, remote) = (scene.around.quay.host(), scene.around.remote.port());
+    let (quay, remote) = (
+        scene.around.targets.quay.host(),
+        scene.around.targets.remote.port(),
+    );
     let remote = format!("127.0.0.1:{remote}");
     let stable = |text: &str| {
         text.replace(quay, "quay.example.test:[port]")

@@ -8,13 +8,16 @@
 //!        └ inside   here `enter` returns and the run goes on
 //! ```
 //! When any of them ends, also by SIGKILL, the kernel ends the ones below it, and with PID 1 every
-//! process and every mount inside. The network namespace stays the machine's: a server on loopback is
-//! reachable from outside.
+//! process, every mount and, where the run has one, its network.
+
+mod cgroups;
+mod node;
 
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
@@ -35,10 +38,22 @@ const KEEP: &str = "WORKLOAD_IDENTITY_KEEP";
 /// Variables of this program alone: who starts another one that has a sandbox of its own takes them away.
 pub const VARIABLES: [&str; 2] = [ROLE, RUN];
 const HOSTS: &str = "/etc/hosts";
+/// Prefix of the run's folder.
+const PREFIX: &str = "argocd-workload-identity-";
 /// Time that the run has to end after a signal, before everything inside is killed.
 const GRACE: Duration = Duration::from_secs(20);
-/// Always resolves to loopback inside: the registry's name that the project's documents use.
+/// Always resolves inside: the registry's name that the project's documents use.
 const REGISTRY_HOST: &str = "quay.example.test";
+
+/// What a run has for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Processes and mounts. The network is the machine's: a server on loopback is reachable from outside.
+    Processes,
+    /// A network too, with nothing but loopback, and what a node of a cluster writes to: `/run`, `/var/log`
+    /// and `/var/lib` are empty, `/var/lib/kubelet` is a folder of the run, from which mounts propagate.
+    Node,
+}
 
 /// The inside of the namespaces.
 #[derive(Debug)]
@@ -50,16 +65,22 @@ impl Sandbox {
     /// Returns inside the namespaces, or not at all: the outer process ends with the inner one's exit
     /// code. Call it first in `main`, before any thread.
     ///
-    /// Inside, `quay.example.test` and `names` resolve to 127.0.0.1.
+    /// Inside, `quay.example.test` and `names` resolve to `address`.
     ///
     /// # Errors
     /// When the caller is not root, or a namespace, mount or folder cannot be made.
-    pub fn enter(names: &[&str]) -> Result<Self> {
+    pub fn enter(isolation: Isolation, address: Ipv4Addr, names: &[&str]) -> Result<Self> {
         match env::var(ROLE).as_deref() {
             Ok("inside") => Ok(Self { run: run_folder()? }),
-            Ok("init") => exit(init(names)?),
-            _ => exit(outer()?),
+            Ok("init") => exit(init(isolation, address, names)?),
+            _ => exit(outer(isolation)?),
         }
+    }
+
+    /// Whether this process is not inside yet: what needs the machine's network has to happen now.
+    #[must_use]
+    pub fn is_outside() -> bool {
+        env::var_os(ROLE).is_none()
     }
 
     /// The run's folder, for data and logs. It is removed after the run, unless `WORKLOAD_IDENTITY_KEEP` is set.
@@ -67,6 +88,16 @@ impl Sandbox {
     pub fn run_dir(&self) -> &Path {
         &self.run
     }
+}
+
+/// Makes the control group of the run with this folder and returns its name, as kubelet takes it. It is
+/// removed when the run has ended.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn control_group(run: &Path) -> Result<String> {
+    cgroups::create(run)?;
+    cgroups::name(run)
 }
 
 /// Completes when the run is asked to end: Ctrl-C, SIGTERM or SIGHUP.
@@ -79,15 +110,18 @@ pub async fn interrupted() -> Result<()> {
     Ok(())
 }
 
-fn outer() -> Result<i32> {
+fn outer(isolation: Isolation) -> Result<i32> {
     if !rustix::process::geteuid().is_root() {
         bail!("this needs root: it runs in mount and PID namespaces of its own");
     }
-    let run = TempDir::with_prefix("argocd-workload-identity-").context("make the run's folder")?;
+    let run = TempDir::with_prefix(PREFIX).context("make the run's folder")?;
     // Components run as users of their own and must reach their files; what is secret has a mode of its own.
     fs::set_permissions(run.path(), fs::Permissions::from_mode(0o755))
         .context("open the run's folder")?;
-    let code = on_this_thread(supervise(run.path()))?;
+    let code = on_this_thread(supervise(isolation, run.path()))?;
+    if isolation == Isolation::Node {
+        cgroups::remove(run.path())?;
+    }
     if env::var_os(KEEP).is_some() {
         crate::progress::step(format_args!("kept {}", run.keep().display()));
     } else {
@@ -96,12 +130,15 @@ fn outer() -> Result<i32> {
     Ok(code)
 }
 
-async fn supervise(run: &Path) -> Result<i32> {
+async fn supervise(isolation: Isolation, run: &Path) -> Result<i32> {
     let mut signals = Signals::new()?;
     let mut child = tokio::process::Command::from(again("init", run, |program| {
         let mut command = Command::new("setpriv");
         // unshare itself would outlive a killed caller, and with it everything inside.
         command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid"]);
+        if isolation == Isolation::Node {
+            command.arg("--net");
+        }
         command.args(["--fork", "--kill-child", "--mount-proc"]);
         command
             .args(["--propagation", "private", "--"])
@@ -127,9 +164,12 @@ async fn supervise(run: &Path) -> Result<i32> {
     Ok(128 + Signal::KILL.as_raw())
 }
 
-fn init(names: &[&str]) -> Result<i32> {
+fn init(isolation: Isolation, address: Ipv4Addr, names: &[&str]) -> Result<i32> {
     let run = run_folder()?;
-    private_hosts(&run, names)?;
+    private_hosts(&run, address, names)?;
+    if isolation == Isolation::Node {
+        node::prepare(&run)?;
+    }
     let mut command = again("inside", &run, |program| Command::new(program))?;
     on_this_thread(async move {
         // Watched before the child exists, so that no end of it is missed.
@@ -168,17 +208,22 @@ fn reap(run: Pid) -> Result<Option<i32>> {
 }
 
 /// Binds a copy of the machine's hosts file, with the names added, over it: in this mount namespace only.
-fn private_hosts(run: &Path, names: &[&str]) -> Result<()> {
+fn private_hosts(run: &Path, address: Ipv4Addr, names: &[&str]) -> Result<()> {
     let mut hosts = fs::read_to_string(HOSTS).with_context(|| format!("read {HOSTS}"))?;
     if !hosts.ends_with('\n') {
         hosts.push('\n');
     }
     for name in [REGISTRY_HOST].iter().chain(names) {
-        hosts.push_str(&format!("127.0.0.1 {name}\n"));
+        hosts.push_str(&format!("{address} {name}\n"));
     }
-    let copy = run.join("hosts");
-    fs::write(&copy, hosts).with_context(|| format!("write {}", copy.display()))?;
-    rustix::mount::mount_bind(&copy, HOSTS).with_context(|| format!("mount over {HOSTS}"))
+    cover(&run.join("hosts"), &hosts, Path::new(HOSTS))
+}
+
+/// Writes `content` to a file and binds it over `target`, in this mount namespace only.
+fn cover(file: &Path, content: &str, target: &Path) -> Result<()> {
+    fs::write(file, content).with_context(|| format!("write {}", file.display()))?;
+    rustix::mount::mount_bind(file, target)
+        .with_context(|| format!("mount over {}", target.display()))
 }
 
 /// This program again, with the same arguments, in another role; `start` says how to reach it.

@@ -1,0 +1,321 @@
+//! Everything of the main job on a real node: the project as its users install it, stock Argo CD in pods.
+//!
+//! ```text
+//!   images ─▶ Cluster ◀─ kubectl apply -k (the project) ◀─ manifests/overlays/self-issued
+//!               │ ▲
+//!               │ └───── kubectl apply (stock install.yaml)
+//!               ▼
+//!            Targets: registry and remote cluster, on the node's address
+//! ```
+//!
+//! The demo and the node tier start the same scene.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kube::Client;
+use serde_json::{Value, json};
+
+use crate::argocd::Applications;
+use crate::binaries::{Binaries, workspace};
+use crate::control_plane::documents;
+use crate::cluster::{self, ADDRESS, Cluster};
+use crate::images::{self, Image, Reference};
+use crate::installation::{NAMESPACE, TRUST_DOMAIN};
+use crate::peers::{NodePeers, Peers};
+use crate::quay;
+use crate::registry::Registry;
+use crate::scene::ARGOCD;
+use crate::targets::{self, Lives, Targets};
+
+/// Names that a [`crate::sandbox::Sandbox`] has to resolve for this scene.
+pub const HOSTS: [&str; 0] = [];
+/// The issuer is the Service itself: everybody in this network can reach it.
+const ISSUER_URL: &str = "https://argocd-identity.argocd-identity.svc.cluster.local:8445";
+const SERVICE_NAMES: [&str; 2] = [
+    "argocd-identity.argocd-identity.svc",
+    "argocd-identity.argocd-identity.svc.cluster.local",
+];
+/// Argo CD's workloads that become ready; Dex has no image here, and nobody asks for it.
+const WORKLOADS: [&str; 4] = [
+    "deployment/argocd-redis",
+    "deployment/argocd-repo-server",
+    "deployment/argocd-server",
+    "statefulset/argocd-application-controller",
+];
+/// kubectl's limit for a rollout.
+const ROLLOUT: &str = "--timeout=180s";
+
+/// What is built before anything is started: it needs the machine's network.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// Programs of a control plane, and Argo CD.
+    pub peers: Peers,
+    /// Programs of a node.
+    pub node_peers: NodePeers,
+    /// The project's own.
+    pub binaries: Binaries,
+}
+
+impl Prepared {
+    /// Installs and builds what is missing. Blocks; tells its progress on standard error.
+    ///
+    /// # Errors
+    /// When something cannot be installed or built.
+    pub fn new() -> Result<Self> {
+        crate::packages::ensure_for_node()?;
+        Ok(Self {
+            peers: Peers::prepare()?,
+            node_peers: NodePeers::prepare()?,
+            binaries: Binaries::build()?.with_static_exec_auth()?,
+        })
+    }
+}
+
+/// The cluster, and what Argo CD pulls from and deploys to. Ends when dropped.
+pub struct NodeScene {
+    /// The registry and the remote cluster.
+    pub targets: Targets,
+    /// The cluster that Argo CD is in.
+    pub cluster: Cluster,
+    folder: PathBuf,
+}
+
+impl NodeScene {
+    /// Starts everything around the project; all of it answers when this returns.
+    ///
+    /// # Errors
+    /// When a component cannot be started, with the last lines of its log.
+    pub async fn start(folder: &Path, prepared: &Prepared, lives: Lives) -> Result<Self> {
+        let peers = &prepared.peers;
+        let pause = images::busybox::pause()?;
+        let options = cluster::Options {
+            folder,
+            peers,
+            node_peers: &prepared.node_peers,
+            images: Registry::open(peers.registry(), &create(folder.join("images"))?).await?,
+            sandbox_image: &pause.reference.to_string(),
+            names: &[quay::HOST],
+        };
+        let cluster = Cluster::start(options).await?;
+        let scene = Self {
+            targets: Targets::start(
+                folder,
+                peers,
+                cluster.control_plane.etcd(),
+                targets::Options {
+                    address: ADDRESS,
+                    issuer_url: ISSUER_URL.to_owned(),
+                    robot_life: lives.robot,
+                },
+            )
+            .await?,
+            cluster,
+            folder: folder.to_owned(),
+        };
+        for image in [
+            pause,
+            images::busybox::image()?,
+            images::project::control_plane(&prepared.binaries)?,
+            images::project::agent(&prepared.binaries)?,
+            images::argocd::image(peers)?,
+            images::redis::image(peers)?,
+        ] {
+            scene.provide(&image).await?;
+        }
+        Ok(scene)
+    }
+
+    /// Makes an image available to the node.
+    ///
+    /// # Errors
+    /// When it cannot be built or pushed.
+    pub async fn provide(&self, image: &Image) -> Result<Reference> {
+        let built = image.build(&create(self.folder.join("layers"))?)?;
+        built.push(&self.cluster.images.url()).await?;
+        Ok(image.reference.clone())
+    }
+
+    /// Installs the project as docs/operations.md has it: an overlay of `self-issued` with this scene's
+    /// names, applied by kubectl. Its pods are ready when this returns.
+    ///
+    /// # Errors
+    /// With kubectl's own words.
+    pub async fn install(&self, lives: Lives) -> Result<()> {
+        self.kubectl(&["create", "namespace", ARGOCD]).await?;
+        let overlay = create(self.folder.join("overlay"))?;
+        let write = |name: &str, text: &str| {
+            let path = overlay.join(name);
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+        };
+        let certificate = self.targets.authority.issue(&SERVICE_NAMES)?;
+        write("tls.crt", &certificate.certificate)?;
+        write("tls.key", &certificate.key)?;
+        write("ca.crt", self.targets.authority.pem())?;
+        write(
+            "kustomization.yaml",
+            &self.kustomization(&overlay, lives)?.to_string(),
+        )?;
+        self.apply(&[
+            "-k",
+            overlay.to_str().context("the overlay's path is no text")?,
+        ])
+        .await?;
+        for workload in ["deployment/argocd-identity", "daemonset/argocd-identity-agent"] {
+            self.rolled_out(NAMESPACE, workload).await?;
+        }
+        Ok(())
+    }
+
+    /// Installs stock Argo CD, its install.yaml unchanged, in a namespace that is not opted in. Its pods are
+    /// ready when this returns.
+    ///
+    /// # Errors
+    /// With kubectl's own words.
+    pub async fn argocd(&self, peers: &Peers) -> Result<Applications> {
+        let install = peers.argocd_module().join("manifests/install.yaml");
+        let install = install.to_str().context("a path that is no text")?;
+        self.apply(&["-n", ARGOCD, "-f", install]).await?;
+        // What every user with a private CA does.
+        let trusted = json!({ "data": { quay::HOST: self.targets.authority.pem() } }).to_string();
+        self.kubectl(&[
+            "-n",
+            ARGOCD,
+            "patch",
+            "configmap",
+            "argocd-tls-certs-cm",
+            "--type=merge",
+            "-p",
+            &trusted,
+        ])
+        .await?;
+        self.argocd_rolled_out().await?;
+        Ok(Applications::new(self.client()?, ARGOCD.to_owned()))
+    }
+
+    /// Opts Argo CD's namespace in, and restarts its workloads. Their new pods are ready when this returns.
+    ///
+    /// # Errors
+    /// With kubectl's own words.
+    pub async fn opt_in(&self) -> Result<()> {
+        let label = format!("{}=enabled", shared::annotations::INJECT);
+        self.kubectl(&["label", "namespace", ARGOCD, &label, "--overwrite"])
+            .await?;
+        let mut restart = vec!["-n", ARGOCD, "rollout", "restart"];
+        restart.extend(WORKLOADS);
+        self.kubectl(&restart).await?;
+        self.argocd_rolled_out().await
+    }
+
+    /// Waits until every pod of Argo CD is of the newest template and ready.
+    ///
+    /// # Errors
+    /// With kubectl's own words.
+    pub async fn argocd_rolled_out(&self) -> Result<()> {
+        for workload in WORKLOADS {
+            self.rolled_out(ARGOCD, workload).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a workload's pods are of the newest template and ready.
+    ///
+    /// # Errors
+    /// With kubectl's own words.
+    pub async fn rolled_out(&self, namespace: &str, workload: &str) -> Result<()> {
+        self.kubectl(&["-n", namespace, "rollout", "status", workload, ROLLOUT])
+            .await
+            .map(drop)
+    }
+
+    /// Runs kubectl and returns what it printed.
+    ///
+    /// # Errors
+    /// With its own words.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.cluster.kubectl().run(arguments).await
+    }
+
+    /// A client with all rights in the cluster that Argo CD is in.
+    ///
+    /// # Errors
+    /// When the client cannot be made.
+    pub fn client(&self) -> Result<Client> {
+        self.cluster.client()
+    }
+
+    async fn apply(&self, what: &[&str]) -> Result<()> {
+        let mut arguments = vec!["apply", "--server-side", "--force-conflicts"];
+        arguments.extend(what);
+        self.kubectl(&arguments).await.map(drop)
+    }
+
+    /// The overlay that a user writes: names, certificates, and their CA where it is to be trusted.
+    fn kustomization(&self, overlay: &Path, lives: Lives) -> Result<Value> {
+        let settings = [
+            format!("ARGOCD_IDENTITY_TRUST_DOMAIN={TRUST_DOMAIN}"),
+            format!("ARGOCD_IDENTITY_ISSUER_URL={ISSUER_URL}"),
+            format!("ARGOCD_IDENTITY_TOKEN_LIFETIME={}", lives.identity.as_secs()),
+            format!(
+                "ARGOCD_IDENTITY_ALLOWED_HOSTS={}",
+                self.targets.allowed_hosts()
+            ),
+        ];
+        let ca = ["ca.crt"];
+        let bundle = STANDARD.encode(self.targets.authority.pem());
+        let trusts: Vec<Value> = (0..webhooks()?)
+            .map(|index| {
+                let path = format!("/webhooks/{index}/clientConfig/caBundle");
+                json!({ "op": "add", "path": path, "value": bundle })
+            })
+            .collect();
+        Ok(json!({
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [relative(overlay, &workspace().join("manifests/overlays/self-issued"))?],
+            "generatorOptions": { "disableNameSuffixHash": true },
+            "configMapGenerator": [
+                { "name": "argocd-identity", "namespace": NAMESPACE, "behavior": "merge", "literals": settings },
+                { "name": "argocd-identity-ca", "namespace": NAMESPACE, "files": ca },
+                { "name": "argocd-identity-upstream-ca", "namespace": NAMESPACE, "files": ca },
+            ],
+            "secretGenerator": [{
+                "name": "argocd-identity-tls",
+                "namespace": NAMESPACE,
+                "type": "kubernetes.io/tls",
+                "files": ["tls.crt", "tls.key"],
+            }],
+            "patches": [{
+                "target": { "kind": "MutatingWebhookConfiguration", "name": "argocd-identity" },
+                "patch": json!(trusts).to_string(),
+            }],
+        }))
+    }
+}
+
+/// How many webhooks there are to give a CA to.
+fn webhooks() -> Result<usize> {
+    let path = workspace().join("manifests/base/webhooks.yaml");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let objects = documents(&text)?;
+    let object = objects.first().context("webhooks.yaml is empty")?;
+    let webhooks = object.data["webhooks"].as_array();
+    Ok(webhooks.context("webhooks.yaml has no webhooks")?.len())
+}
+
+/// The way from one absolute path to another; kustomize takes no absolute ones.
+fn relative(from: &Path, to: &Path) -> Result<PathBuf> {
+    let from = from.canonicalize().context("resolve the overlay's path")?;
+    let up = from.components().skip(1).map(|_| Path::new(".."));
+    let down = to.strip_prefix("/").context("a path that is not absolute")?;
+    Ok(up.chain([down]).collect())
+}
+
+fn create(folder: PathBuf) -> Result<PathBuf> {
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
+}
