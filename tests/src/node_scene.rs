@@ -12,7 +12,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
@@ -22,8 +21,8 @@ use serde_json::{Value, json};
 
 use crate::argocd::Applications;
 use crate::binaries::{Binaries, workspace};
-use crate::control_plane::documents;
 use crate::cluster::{self, ADDRESS, Cluster};
+use crate::control_plane::documents;
 use crate::images::{self, Image, Reference};
 use crate::installation::{NAMESPACE, TRUST_DOMAIN};
 use crate::peers::{NodePeers, Peers};
@@ -165,7 +164,10 @@ impl NodeScene {
             overlay.to_str().context("the overlay's path is no text")?,
         ])
         .await?;
-        for workload in ["deployment/argocd-identity", "daemonset/argocd-identity-agent"] {
+        for workload in [
+            "deployment/argocd-identity",
+            "daemonset/argocd-identity-agent",
+        ] {
             self.rolled_out(NAMESPACE, workload).await?;
         }
         Ok(())
@@ -259,7 +261,10 @@ impl NodeScene {
         let settings = [
             format!("ARGOCD_IDENTITY_TRUST_DOMAIN={TRUST_DOMAIN}"),
             format!("ARGOCD_IDENTITY_ISSUER_URL={ISSUER_URL}"),
-            format!("ARGOCD_IDENTITY_TOKEN_LIFETIME={}", lives.identity.as_secs()),
+            format!(
+                "ARGOCD_IDENTITY_TOKEN_LIFETIME={}",
+                lives.identity.as_secs()
+            ),
             format!(
                 "ARGOCD_IDENTITY_ALLOWED_HOSTS={}",
                 self.targets.allowed_hosts()
@@ -311,7 +316,9 @@ fn webhooks() -> Result<usize> {
 fn relative(from: &Path, to: &Path) -> Result<PathBuf> {
     let from = from.canonicalize().context("resolve the overlay's path")?;
     let up = from.components().skip(1).map(|_| Path::new(".."));
-    let down = to.strip_prefix("/").context("a path that is not absolute")?;
+    let down = to
+        .strip_prefix("/")
+        .context("a path that is not absolute")?;
     Ok(up.chain([down]).collect())
 }
 

@@ -31,12 +31,36 @@ const NEEDED: &[(&str, &str)] = &[
 /// The file behind Debian's `redis-server`; it acts by the name that it is called.
 pub(crate) const REDIS_PROGRAM: &str = "redis-check-rdb";
 
+/// What a real node needs besides.
+const NEEDED_FOR_NODE: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("iptables", "iptables"),
+    ("runc", "runc"),
+    // Not on PATH, as CNI has it.
+    (BRIDGE_PLUGIN, "containernetworking-plugins"),
+];
+
+/// One of the plugins of containernetworking-plugins.
+const BRIDGE_PLUGIN: &str = "/usr/lib/cni/bridge";
+
 /// Makes sure that every program that the suite takes from Debian is there, installing as root what is not.
 ///
 /// # Errors
 /// One line that names the missing packages, or apt-get's own words when the installation fails.
 pub fn ensure() -> Result<()> {
-    let missing = missing();
+    provide(NEEDED)
+}
+
+/// As [`ensure`], also for a real node.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_for_node() -> Result<()> {
+    provide(&[NEEDED, NEEDED_FOR_NODE].concat())
+}
+
+fn provide(programs: &[(&'static str, &'static str)]) -> Result<()> {
+    let missing = missing(programs);
     if missing.is_empty() {
         return Ok(());
     }
@@ -49,10 +73,10 @@ pub fn ensure() -> Result<()> {
     let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
     install.extend(&missing);
     apt(&install)?;
-    match self::missing() {
+    match self::missing(programs) {
         still if still.is_empty() => Ok(()),
         still => bail!(
-            "installed, but their programs are not on PATH: {}",
+            "installed, but their programs are not there: {}",
             still.join(" ")
         ),
     }
@@ -66,8 +90,8 @@ pub fn redis_server() -> Command {
     command
 }
 
-fn missing() -> Vec<&'static str> {
-    let mut packages: Vec<&'static str> = NEEDED
+fn missing(programs: &[(&'static str, &'static str)]) -> Vec<&'static str> {
+    let mut packages: Vec<&'static str> = programs
         .iter()
         .filter(|(program, _)| find(program).is_none())
         .map(|&(_, package)| package)
@@ -76,7 +100,7 @@ fn missing() -> Vec<&'static str> {
     packages
 }
 
-/// Where `program` is on PATH.
+/// Where `program` is on PATH; an absolute path is looked for as it is.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?)

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::create;
 use super::network::{BRIDGE, PODS};
+use crate::images::mirror;
 use crate::peers::NodePeers;
 use crate::process::{Process, output, wait_until};
 
@@ -37,15 +38,11 @@ impl Containerd {
     pub(super) async fn start(
         folder: &Path,
         peers: &NodePeers,
-        mirror: &str,
+        registry: &str,
         sandbox_image: &str,
     ) -> Result<Self> {
         let files = create(folder.join("containerd"))?;
-        let hosts = create(files.join("hosts/_default"))?;
-        write(
-            &hosts.join("hosts.toml"),
-            &format!("[host.\"{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"),
-        )?;
+        mirror::write(&files.join("hosts"), registry)?;
         let networks = create(files.join("networks"))?;
         write(&networks.join("10-pods.conflist"), &network().to_string())?;
         let config = files.join("config.toml");

@@ -132,7 +132,7 @@ fn outer(isolation: Isolation) -> Result<i32> {
 
 async fn supervise(isolation: Isolation, run: &Path) -> Result<i32> {
     let mut signals = Signals::new()?;
-    let mut child = tokio::process::Command::from(again("init", run, |program| {
+    let mut child = tokio::process::Command::from(again("init", isolation, run, |program| {
         let mut command = Command::new("setpriv");
         // unshare itself would outlive a killed caller, and with it everything inside.
         command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid"]);
@@ -170,7 +170,7 @@ fn init(isolation: Isolation, address: Ipv4Addr, names: &[&str]) -> Result<i32> 
     if isolation == Isolation::Node {
         node::prepare(&run)?;
     }
-    let mut command = again("inside", &run, |program| Command::new(program))?;
+    let mut command = again("inside", isolation, &run, |program| Command::new(program))?;
     on_this_thread(async move {
         // Watched before the child exists, so that no end of it is missed.
         let mut ended = signal(SignalKind::child()).context("watch for ended children")?;
@@ -227,13 +227,22 @@ fn cover(file: &Path, content: &str, target: &Path) -> Result<()> {
 }
 
 /// This program again, with the same arguments, in another role; `start` says how to reach it.
-fn again(role: &str, run: &Path, start: impl FnOnce(&OsStr) -> Command) -> Result<Command> {
+fn again(
+    role: &str,
+    isolation: Isolation,
+    run: &Path,
+    start: impl FnOnce(&OsStr) -> Command,
+) -> Result<Command> {
     let own = env::current_exe().context("find this program")?;
     let mut command = start(own.as_os_str());
     command
         .args(env::args_os().skip(1))
         .env(ROLE, role)
         .env(RUN, run);
+    if isolation == Isolation::Node {
+        // What needs the machine's network was done outside.
+        command.env(crate::binaries::BUILT, "1");
+    }
     Ok(command)
 }
 

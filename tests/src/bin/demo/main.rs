@@ -4,24 +4,29 @@
 //! stopped it.
 
 mod injected;
+mod job;
+mod node;
+mod processes;
 mod secrets;
 mod story;
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
+use harness::cluster::ADDRESS;
 use harness::sandbox::{Isolation, Sandbox, interrupted};
-use harness::scene;
-
-use self::story::Story;
+use harness::{node_scene, scene};
 
 /// Stock Argo CD syncs a private Helm chart to a remote cluster, with no stored credential anywhere.
 #[derive(Debug, Parser)]
 #[command(name = "cargo demo")]
 struct Arguments {
+    /// Run it in real pods: on a node with kubelet and containerd, in a network of its own.
+    #[arg(long)]
+    node: bool,
     /// Leave everything running at the end, until Ctrl-C.
     #[arg(long)]
     keep: bool,
@@ -42,18 +47,43 @@ fn main() -> ExitCode {
 }
 
 fn play(arguments: &Arguments) -> Result<()> {
-    let sandbox = Sandbox::enter(Isolation::Processes, Ipv4Addr::LOCALHOST, &scene::HOSTS)?;
+    let sandbox = if arguments.node {
+        if Sandbox::is_outside() {
+            node_scene::Prepared::new()?;
+        }
+        Sandbox::enter(Isolation::Node, ADDRESS, &node_scene::HOSTS)?
+    } else {
+        Sandbox::enter(Isolation::Processes, Ipv4Addr::LOCALHOST, &scene::HOSTS)?
+    };
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_provider| anyhow!("another crypto provider is installed already"))?;
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+    let told = async {
+        let folder = sandbox.run_dir();
+        if arguments.node {
+            node::play(folder, arguments).await
+        } else {
+            processes::play(folder, arguments).await
+        }
+    };
     runtime.block_on(async {
         tokio::select! {
-            ended = Story::default().play(sandbox.run_dir(), arguments) => ended,
+            ended = told => ended,
             ended = interrupted() => {
                 ended?;
                 if arguments.keep { Ok(()) } else { Err(anyhow!("interrupted")) }
             }
         }
     })
+}
+
+/// Tells how to look around, and waits for Ctrl-C.
+async fn keep(kubeconfig: &Path) {
+    story::say(format_args!(
+        "\nexport KUBECONFIG={}\n",
+        kubeconfig.display()
+    ));
+    story::say("Everything keeps running until Ctrl-C.");
+    std::future::pending().await
 }

@@ -1,0 +1,50 @@
+//! On processes: no node, so that it takes less than a minute.
+
+use std::path::Path;
+
+use anyhow::Result;
+use harness::binaries::Binaries;
+use harness::packages;
+use harness::peers::Peers;
+use harness::scene::Surroundings;
+
+use crate::story::Story;
+use crate::{Arguments, injected, job};
+
+/// Plays all of it below `folder`.
+pub(crate) async fn play(folder: &Path, arguments: &Arguments) -> Result<()> {
+    packages::ensure()?;
+    let peers = Peers::prepare()?;
+    let binaries = Binaries::build()?;
+    // From here on it is what "warm" means.
+    let mut story = Story::default();
+    story.step("prepared: peers and project are built");
+
+    let around = Surroundings::start(folder, &peers, job::LIVES).await?;
+    story.step(format!(
+        "a cluster ({}), a remote cluster ({}) and a private registry ({}) answer",
+        around.control_plane.url(),
+        around.targets.remote.url(),
+        around.targets.quay.host()
+    ));
+    job::publish(&mut story, &around.targets, &peers).await?;
+
+    let _installation = around.install(&binaries, job::LIVES).await?;
+    story.step("argocd-workload-identity is installed; namespace argocd is labelled");
+
+    let argocd = around.argocd(&peers).await?;
+    let client = around.client()?;
+    story.step("stock Argo CD's install.yaml is applied, unchanged; its pods got:");
+    for line in injected::describe(&client).await? {
+        story.detail(line);
+    }
+    let applications = argocd.applications();
+    let credentials = job::sync(&mut story, &around.targets, &client, &applications).await?;
+    story.end(credentials, arguments.report.as_deref())?;
+    if arguments.keep {
+        let token = around.control_plane.admin_token();
+        let config = around.control_plane.kubeconfig("demo", token)?;
+        crate::keep(&config).await;
+    }
+    Ok(())
+}
