@@ -164,7 +164,7 @@ async fn the_agent_registers_serves_tells_and_leaves() {
     }));
 
     // Kubelet finds the registration socket: by then the driver's is there.
-    let socket = path.join("registration/csi.workload-identity.dev-reg.sock");
+    let socket = path.join("registration/csi.workload-identity.dev@registration.sock");
     let mut registration = RegistrationClient::new(connect(&socket).await);
     let mut node = NodeClient::new(connect(&path.join("csi.sock")).await);
     let program = std::fs::read(old.join("bin/exec-auth")).unwrap();

@@ -48,6 +48,8 @@ const WORKLOADS: [&str; 4] = [
 ];
 /// kubectl's limit for a rollout.
 const ROLLOUT: &str = "--timeout=180s";
+/// How many events an error shows.
+const EVENTS: usize = 20;
 
 /// What is built before anything is started: it needs the machine's network.
 #[derive(Debug, Clone)]
@@ -229,9 +231,16 @@ impl NodeScene {
     /// # Errors
     /// With kubectl's own words.
     pub async fn rolled_out(&self, namespace: &str, workload: &str) -> Result<()> {
-        self.kubectl(&["-n", namespace, "rollout", "status", workload, ROLLOUT])
-            .await
-            .map(drop)
+        let rollout = ["-n", namespace, "rollout", "status", workload, ROLLOUT];
+        let Err(error) = self.kubectl(&rollout).await else {
+            return Ok(());
+        };
+        // kubectl only says that it waited.
+        let mut told = self.kubectl(&["-n", namespace, "get", "pods"]).await?;
+        let events = self.kubectl(&["-n", namespace, "get", "events"]).await?;
+        let last: Vec<&str> = events.lines().rev().take(EVENTS).collect();
+        told.extend(last.into_iter().rev().map(|line| format!("\n{line}")));
+        Err(error.context(told))
     }
 
     /// Runs kubectl and returns what it printed.

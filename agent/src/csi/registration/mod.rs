@@ -26,6 +26,11 @@ use self::proto::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatu
 use super::services::registration_server::{Registration as Service, RegistrationServer};
 use super::socket::{self, Bound, Standing};
 
+/// End of the socket's name. Kubelet dials the path without naming an authority, so its gRPC library sends
+/// the percent-encoded path as `:authority`; to the HTTP library here a percent sign is valid before an `@`
+/// only (docs/decisions/0009).
+const SOCKET: &str = "@registration.sock";
+
 /// The kind of plugin, a word of kubelet's.
 const PLUGIN_TYPE: &str = "CSIPlugin";
 /// The version of CSI that kubelet has to know.
@@ -89,7 +94,7 @@ fn refusal(words: &str) -> Named {
 impl Registration {
     fn socket(&self) -> PathBuf {
         self.directory
-            .join(format!("{}-reg.sock", layout::CSI_DRIVER))
+            .join(format!("{}{SOCKET}", layout::CSI_DRIVER))
     }
 
     /// Removes the socket that an earlier process left, so that kubelet does

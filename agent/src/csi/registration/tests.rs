@@ -41,7 +41,7 @@ impl Kubelet {
     fn socket(&self) -> PathBuf {
         self.folder
             .path()
-            .join("csi.workload-identity.dev-reg.sock")
+            .join("csi.workload-identity.dev@registration.sock")
     }
 
     /// Waits until there is a socket other than `before`.
@@ -215,7 +215,7 @@ async fn another_agent_on_the_node_is_left_alone_until_it_goes() {
 #[tokio::test(start_paused = true)]
 async fn a_folder_that_cannot_be_used_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("csi.workload-identity.dev-reg.sock");
+    let socket = folder.path().join("csi.workload-identity.dev@registration.sock");
     std::fs::create_dir(&socket).unwrap();
     let mut kubelet = Kubelet::start_in(folder);
     let state = kubelet.state.clone();
@@ -228,4 +228,16 @@ async fn a_folder_that_cannot_be_used_is_tried_again() {
     std::fs::remove_dir(&socket).unwrap();
     kubelet.discover(None).await;
     assert_eq!(*state.borrow(), State::Waiting);
+}
+
+/// The header that grpc-go makes of a path which it was given without a scheme: everything but letters, digits
+/// and `-_.~!$&'()*+,;=:[]@` is encoded. A server that cannot parse it answers PROTOCOL_ERROR.
+#[test]
+fn what_kubelet_sends_as_authority_can_be_parsed() {
+    let parse = |name: &str| {
+        let path = format!("/var/lib/kubelet/plugins_registry/{name}");
+        tonic::codegen::http::uri::Authority::try_from(path.replace('/', "%2F"))
+    };
+    assert!(parse("csi.workload-identity.dev@registration.sock").is_ok());
+    assert!(parse("csi.workload-identity.dev-reg.sock").is_err(), "the usual name would do");
 }
