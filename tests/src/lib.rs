@@ -8,6 +8,7 @@
 //!   quay, registry, chart       a private registry with robot federation
 //!   images                      container images of all that, for a real node
 //!   installation                the project itself
+//!   trials                      what a tier's main does with its cases
 //!   argocd, sandboxed_container stock Argo CD in the pods' environment
 //!   scene, node_scene           all of it: without a node, and on a real one
 //!   targets                     what Argo CD pulls from and deploys to
@@ -36,3 +37,4 @@ pub mod sandbox;
 pub mod sandboxed_container;
 pub mod scene;
 pub mod targets;
+pub mod trials;

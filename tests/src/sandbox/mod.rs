@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tempfile::TempDir;
 use tokio::runtime;
@@ -77,6 +77,18 @@ impl Sandbox {
         }
     }
 
+    /// Makes sure, before anything else is done, that a sandbox can be entered.
+    ///
+    /// # Errors
+    /// One line, when the caller is not root.
+    pub fn require_root() -> Result<()> {
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "this needs root: it runs in mount, PID and, with a node, network namespaces of its own"
+        );
+        Ok(())
+    }
+
     /// Whether this process is not inside yet: what needs the machine's network has to happen now.
     #[must_use]
     pub fn is_outside() -> bool {
@@ -111,9 +123,7 @@ pub async fn interrupted() -> Result<()> {
 }
 
 fn outer(isolation: Isolation) -> Result<i32> {
-    if !rustix::process::geteuid().is_root() {
-        bail!("this needs root: it runs in mount and PID namespaces of its own");
-    }
+    Sandbox::require_root()?;
     let run = TempDir::with_prefix(PREFIX).context("make the run's folder")?;
     // Components run as users of their own and must reach their files; what is secret has a mode of its own.
     fs::set_permissions(run.path(), fs::Permissions::from_mode(0o755))

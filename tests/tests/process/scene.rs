@@ -1,6 +1,7 @@
 //! What every trial has around it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use harness::binaries::Binaries;
 use harness::installation::Installation;
 use harness::packages;
 use harness::peers::Peers;
-use harness::scene::Surroundings;
+use harness::sandbox::Isolation;
+use harness::scene::{HOSTS, Surroundings};
 use harness::targets::Lives;
+use harness::trials;
 use kube::Client;
 use serde_json::json;
 
@@ -34,17 +37,6 @@ pub(crate) struct Prepared {
     pub(crate) folder: PathBuf,
 }
 
-impl Prepared {
-    pub(crate) fn new(folder: &Path) -> Result<Self> {
-        packages::ensure()?;
-        Ok(Self {
-            peers: Peers::prepare()?,
-            binaries: Binaries::build()?,
-            folder: folder.to_owned(),
-        })
-    }
-}
-
 /// The running scene, and Argo CD where a trial needs it.
 pub(crate) struct Scene {
     // Dropped in this order: users before what they use.
@@ -57,8 +49,26 @@ pub(crate) struct Scene {
     pub(crate) folder: PathBuf,
 }
 
-impl Scene {
-    pub(crate) async fn start(prepared: &Prepared, with_argocd: bool) -> Result<Self> {
+impl trials::Scene for Scene {
+    type Prepared = Prepared;
+
+    const ISOLATION: Isolation = Isolation::Processes;
+    const ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
+    const NAMES: &'static [&'static str] = &HOSTS;
+
+    /// Trials wait far more than they compute.
+    const THREADS: usize = 4;
+
+    fn prepare(folder: &Path) -> Result<Prepared> {
+        packages::ensure()?;
+        Ok(Prepared {
+            peers: Peers::prepare()?,
+            binaries: Binaries::build()?,
+            folder: folder.to_owned(),
+        })
+    }
+
+    async fn start(prepared: &Prepared, with_argocd: bool) -> Result<Self> {
         let folder = prepared.folder.join("scene");
         let around = Surroundings::start(&folder, &prepared.peers, LIVES).await?;
         let installation = around.install(&prepared.binaries, LIVES).await?;
@@ -76,7 +86,9 @@ impl Scene {
             folder,
         })
     }
+}
 
+impl Scene {
     /// Argo CD, for cases that were made with it.
     pub(crate) fn argocd(&self) -> Result<&ArgoCd> {
         self.argocd.as_ref().context(NO_ARGOCD)

@@ -215,7 +215,9 @@ async fn another_agent_on_the_node_is_left_alone_until_it_goes() {
 #[tokio::test(start_paused = true)]
 async fn a_folder_that_cannot_be_used_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("csi.workload-identity.dev@registration.sock");
+    let socket = folder
+        .path()
+        .join("csi.workload-identity.dev@registration.sock");
     std::fs::create_dir(&socket).unwrap();
     let mut kubelet = Kubelet::start_in(folder);
     let state = kubelet.state.clone();
@@ -239,5 +241,8 @@ fn what_kubelet_sends_as_authority_can_be_parsed() {
         tonic::codegen::http::uri::Authority::try_from(path.replace('/', "%2F"))
     };
     assert!(parse("csi.workload-identity.dev@registration.sock").is_ok());
-    assert!(parse("csi.workload-identity.dev-reg.sock").is_err(), "the usual name would do");
+    assert!(
+        parse("csi.workload-identity.dev-reg.sock").is_err(),
+        "the usual name would do"
+    );
 }

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
 fn play(arguments: &Arguments) -> Result<()> {
     let sandbox = if arguments.node {
         if Sandbox::is_outside() {
+            Sandbox::require_root()?;
             node_scene::Prepared::new()?;
         }
         Sandbox::enter(Isolation::Node, ADDRESS, &node_scene::HOSTS)?

@@ -51,7 +51,6 @@ impl Default for Story {
 }
 
 impl Story {
-
     /// Tells one step.
     pub(crate) fn step(&mut self, what: impl Into<String>) {
         let (seconds, what) = (self.begin.elapsed().as_secs_f64(), what.into());
