@@ -21,6 +21,7 @@ pub mod bindings;
 pub mod chart;
 pub mod cluster;
 pub mod control_plane;
+pub mod demo;
 pub mod images;
 pub mod installation;
 pub mod node;

@@ -1,0 +1,46 @@
+//! The volumes as the node has them: what is mounted, and what an earlier one left.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+
+const PODS: &str = "/var/lib/kubelet/pods";
+/// The source that the agent's mounts name.
+const SOURCE: &str = "argocd-identity";
+
+/// Where kubelet has the volume of a pod.
+pub(crate) fn of(pod: &Pod) -> Result<PathBuf> {
+    let uid = pod.uid().context("a pod without a UID")?;
+    Ok(Path::new(PODS)
+        .join(uid)
+        .join("volumes/kubernetes.io~csi/workload-identity/mount"))
+}
+
+/// Every mount of the agent below kubelet's folder, layers counted one by one.
+pub(crate) fn all() -> Result<Vec<PathBuf>> {
+    let table = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
+    Ok(table
+        .lines()
+        .filter(|line| line.contains(&format!(" - tmpfs {SOURCE} ")))
+        .filter_map(|line| line.split(' ').nth(4))
+        // A subPath is a mount of the same tmpfs, kubelet's own.
+        .filter(|point| point.starts_with(PODS) && point.ends_with("/mount"))
+        .map(PathBuf::from)
+        .collect())
+}
+
+/// Folders of the driver's volumes, mounted or not.
+pub(crate) fn folders() -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for pod in fs::read_dir(PODS).context("list the pods' folders")? {
+        let volumes = pod.context("list the pods' folders")?.path();
+        let volume = volumes.join("volumes/kubernetes.io~csi/workload-identity");
+        if volume.is_dir() {
+            found.push(volume);
+        }
+    }
+    Ok(found)
+}
