@@ -248,6 +248,23 @@ async fn what_a_failed_publish_made_goes_and_what_was_there_stays() {
 }
 
 #[tokio::test]
+async fn nothing_is_made_or_removed_behind_a_link() {
+    let driver = Driver::start().await;
+    let target = driver.target();
+    let parent = target.parent().unwrap();
+    let elsewhere = driver.folder.path().join("elsewhere");
+    std::fs::create_dir_all(elsewhere.join("mount")).unwrap();
+    std::fs::create_dir_all(parent.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, parent).unwrap();
+    let error = driver.publish().await.unwrap_err();
+    assert!(error.message().contains("leads elsewhere"), "{error}");
+    assert!(elsewhere.join("mount").exists(), "it is not ours");
+    std::fs::remove_dir(elsewhere.join("mount")).unwrap();
+    driver.publish().await.unwrap_err();
+    assert!(!elsewhere.join("mount").exists(), "nothing is made there");
+}
+
+#[tokio::test]
 async fn whatever_a_killed_process_left_is_healed() {
     let driver = Driver::start().await;
     let target = driver.target();

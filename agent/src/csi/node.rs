@@ -85,35 +85,45 @@ fn publish_volume(settings: &Settings, target: &Path) -> anyhow::Result<()> {
     match mount::mounted(target).context("read the mount table")? {
         Mounted::Ours => settings.bring_up_to_date(target),
         Mounted::Other => bail!("something else is mounted at {}", target.display()),
-        Mounted::Nothing => mount_verified(settings, target)
-            .and_then(|()| {
-                settings
-                    .bring_up_to_date(target)
-                    .inspect_err(|_| undo("unmount", mount::unmount_top(target)))
-            })
-            // Empty, or not removed.
-            .inspect_err(|_| undo("remove", std::fs::remove_dir(target))),
+        Mounted::Nothing => {
+            make_directory(settings, target)?;
+            mount::mount(target, settings.program.volume_size())
+                .with_context(|| format!("mount a tmpfs at {}", target.display()))
+                .and_then(|()| {
+                    settings
+                        .bring_up_to_date(target)
+                        .inspect_err(|_| undo("unmount", mount::unmount_top(target)))
+                })
+                // Empty, or not removed.
+                .inspect_err(|_| undo("remove", std::fs::remove_dir(target)))
+        }
     }
     .inspect_err(|_| settings.program.forget(target))
 }
 
-fn mount_verified(settings: &Settings, target: &Path) -> anyhow::Result<()> {
-    // It may be there from a try that was killed before it mounted.
-    std::fs::create_dir_all(target).with_context(|| format!("make {}", target.display()))?;
+/// Makes the directory, which may be there from a try that was killed before it
+/// mounted.
+fn make_directory(settings: &Settings, target: &Path) -> anyhow::Result<()> {
+    let shown = target.display();
+    let parent = target.parent().context("the target has no parent")?;
+    std::fs::create_dir_all(parent).with_context(|| format!("make the parent of {shown}"))?;
     // No component may have been replaced by a link to elsewhere.
-    let real = target.canonicalize().context("resolve the target")?;
+    let real = parent.canonicalize().context("resolve the target")?;
     let folder = settings
         .kubelet_dir
         .canonicalize()
         .context("resolve --kubelet-dir")?;
-    let below = target.strip_prefix(&settings.kubelet_dir)?;
-    ensure!(
-        real == folder.join(below),
-        "{} leads elsewhere",
-        target.display()
-    );
-    mount::mount(target, settings.program.volume_size())
-        .with_context(|| format!("mount a tmpfs at {}", target.display()))
+    let below = parent.strip_prefix(&settings.kubelet_dir)?;
+    ensure!(real == folder.join(below), "{shown} leads elsewhere");
+    match std::fs::create_dir(target) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| format!("make {shown}"));
+        }
+        _ => {}
+    }
+    let found = std::fs::symlink_metadata(target).with_context(|| format!("look at {shown}"))?;
+    ensure!(found.is_dir(), "{shown} is no directory");
+    Ok(())
 }
 
 /// The error that led here is the one that kubelet hears of.
