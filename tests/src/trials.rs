@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use futures::future::LocalBoxFuture;
@@ -20,12 +20,16 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{RwLock, watch};
 
+use crate::progress;
 use crate::sandbox::{Isolation, Sandbox, interrupted};
 
 pub use crate::{exclusive, last, shared};
 
 /// Longer than any trial takes on a busy machine, unless it says so.
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// A trial that takes longer is told of: the suite's time is limited.
+const SLOW: Duration = Duration::from_secs(20);
 
 /// As shells number an end by SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -278,6 +282,7 @@ impl<S: Scene> Stage<S> {
         let (prepared, scene) = (Arc::clone(&self.prepared), Arc::clone(&self.scene));
         let (busy, runtime) = (self.busy.clone(), runtime.clone());
         Trial::test(name, move || {
+            let begin = Instant::now();
             let ended = runtime.block_on(async {
                 match body {
                     Body::Shared(body) => {
@@ -301,6 +306,12 @@ impl<S: Scene> Stage<S> {
                     }
                 }
             });
+            if begin.elapsed() > SLOW {
+                progress::step(format_args!(
+                    "{name} took {:.0} s, its turn included",
+                    begin.elapsed().as_secs_f64()
+                ));
+            }
             ended.map_err(|error| Failed::from(format!("{error:?}")))
         })
     }

@@ -32,7 +32,7 @@ impl Kubelet {
         control_plane: &ControlPlane,
     ) -> Result<Self> {
         let folder = create(run.join("node"))?;
-        let group = sandbox::control_group(run)?;
+        let group = sandbox::control_group()?;
         let config = folder.join("kubelet.json");
         let text = configuration(&group, &folder.join("volume-plugins")).to_string();
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
@@ -105,6 +105,9 @@ fn configuration(group: &str, plugins: &Path) -> serde_json::Value {
         "evictionHard": { "memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
         "failCgroupV1": false,
         "failSwapOn": false,
+        // The disk is the machine's; how full it is says nothing about this node.
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
         "maxPods": 250,
         "nodeStatusUpdateFrequency": "5s",
         "protectKernelDefaults": true,

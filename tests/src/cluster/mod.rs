@@ -38,6 +38,7 @@ use crate::control_plane::{self, ControlPlane};
 use crate::peers::{NodePeers, Peers};
 use crate::process::Process;
 use crate::registry::Registry;
+use crate::sandbox;
 
 /// The node's name.
 pub const NODE: &str = "node-1";
@@ -198,6 +199,7 @@ impl Cluster {
         self.kubelet.stop()?;
         self.containerd.lose_power().await?;
         kubelet::unmount_pods()?;
+        sandbox::empty_control_group()?;
         self.containerd.start_again().await?;
         self.kubelet.start_again()?;
         self.ready().await

@@ -102,14 +102,25 @@ impl Sandbox {
     }
 }
 
-/// Makes the control group of the run with this folder and returns its name, as kubelet takes it. It is
-/// removed when the run has ended.
+/// Makes the control group of this run and returns its name, as kubelet takes it. It is removed when the
+/// run has ended.
 ///
 /// # Errors
-/// When the kernel refuses it.
-pub fn control_group(run: &Path) -> Result<String> {
-    cgroups::create(run)?;
-    cgroups::name(run)
+/// Outside a sandbox, and when the kernel refuses it.
+pub fn control_group() -> Result<String> {
+    let run = run_folder()?;
+    cgroups::create(&run)?;
+    cgroups::name(&run)
+}
+
+/// Removes the control groups below this run's own, as a power cut does. No process may be in them.
+///
+/// # Errors
+/// When a process is.
+pub fn empty_control_group() -> Result<()> {
+    let run = run_folder()?;
+    cgroups::remove(&run)?;
+    cgroups::create(&run)
 }
 
 /// Completes when the run is asked to end: Ctrl-C, SIGTERM or SIGHUP.

@@ -4,8 +4,9 @@ use anyhow::{Context as _, Result, ensure};
 use harness::installation::NAMESPACE;
 use harness::process::wait_until;
 use harness::scene::ARGOCD;
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 use shared::layout;
 
@@ -29,12 +30,31 @@ fn plain(name: &str) -> Result<Value> {
     Ok(pod)
 }
 
+/// Waits until a pod that is only tried gets the volume: an API server learns of a label a moment later.
+async fn admission_injects(scene: &Scene) -> Result<()> {
+    let pods = scene.pods(ARGOCD)?;
+    let pod: Pod = serde_json::from_value(plain("tried")?).context("read the pod")?;
+    let parameters = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let (pods, pod, parameters) = (&pods, &pod, &parameters);
+    wait_until("the webhook", LIMIT, || async move {
+        let tried = pods.create(parameters, pod).await.context("try the pod")?;
+        let volumes = tried.spec.and_then(|spec| spec.volumes);
+        ensure!(volumes.is_some_and(|it| !it.is_empty()), "it got no volume");
+        Ok(())
+    })
+    .await
+}
+
 async fn pods_wait_and_break_glass_works(scene: &mut Scene) -> Result<()> {
     let label = |value: &str| format!("{}{value}", shared::annotations::INJECT);
     scene
         .node
         .kubectl(&["label", "namespace", ARGOCD, &label("=enabled")])
         .await?;
+    admission_injects(scene).await?;
     let served = scene.run(&plain("served")?).await?;
     scene.has_registry_credential(&served).await?;
 

@@ -1,6 +1,5 @@
 //! The agent is killed at random points while pods come and go.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,8 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
 use harness::images::project;
 use harness::process::wait_until;
+use harness::scene::ARGOCD;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::DeleteParams;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::case::{Case, exclusive};
 use crate::mounts;
@@ -24,10 +27,18 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 const KILLS: usize = 100;
-/// Pods that are made and deleted at a time.
+/// How many pods come and go at a time.
 const CHURN: usize = 3;
-/// The longest that an agent lives; the shortest is none at all.
-const LONGEST: Duration = Duration::from_millis(700);
+/// How long a pod may take to run before it is deleted all the same. Kubelet waits twice as long after each
+/// failure, and an old pod would outlast the trial.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// The longest that an agent lives: some are killed while they start, some live long enough for kubelet to
+/// register them, which it does once a second, and are killed at work.
+const LONGEST: [Duration; 3] = [
+    Duration::from_millis(300),
+    Duration::from_millis(300),
+    Duration::from_millis(5000),
+];
 const AGENT: &str = "/usr/local/bin/argocd-identity-agent";
 
 async fn a_hundred_kills_leave_nothing_behind(scene: &mut Scene) -> Result<()> {
@@ -40,30 +51,17 @@ async fn a_hundred_kills_leave_nothing_behind(scene: &mut Scene) -> Result<()> {
     scene.has_registry_credential(&witness).await?;
     let place = ["stat", "-c", "%d %i", "/var/run/workload-identity/docker"];
     let before = scene.says(&witness, &place).await?;
-    let mounted: BTreeSet<_> = mounts::all()?.into_iter().collect();
-    let folders: BTreeSet<_> = mounts::folders()?.into_iter().collect();
 
     let (stop, stopped) = watch::channel(false);
-    let (pods, reads) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (ran, reads) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let killing = async {
-        for _ in 0..KILLS {
-            kill_next().await?;
+        for kill in 0..KILLS {
+            kill_next(LONGEST[kill % LONGEST.len()]).await?;
         }
         stop.send_replace(true);
         anyhow::Ok(())
     };
-    let churning = try_join_all((0..CHURN).map(|number| {
-        let (stopped, pods) = (&stopped, &pods);
-        async move {
-            while !*stopped.borrow() {
-                let count = pods.fetch_add(1, Ordering::Relaxed);
-                let pod = consumer(&format!("churn-{number}-{count}"), REPO_SERVER);
-                let pod = scene.run(&pod).await?;
-                scene.delete(&pod).await?;
-            }
-            anyhow::Ok(())
-        }
-    }));
+    let churning = try_join_all((0..CHURN).map(|number| churn(scene, number, &stopped, &ran)));
     let reading = async {
         while !*stopped.borrow() {
             // A credential may be missing or old, a torn file never.
@@ -72,21 +70,28 @@ async fn a_hundred_kills_leave_nothing_behind(scene: &mut Scene) -> Result<()> {
         }
         anyhow::Ok(())
     };
-    tokio::try_join!(killing, churning, reading)?;
+    let (_, churned, ()) = tokio::try_join!(killing, churning, reading)?;
+    let pods: Vec<Pod> = churned.into_iter().flatten().collect();
+    let (ran, reads) = (ran.into_inner(), reads.into_inner());
     eprintln!(
-        "{KILLS} kills, {} pods, {} reads",
-        pods.into_inner(),
-        reads.into_inner()
+        "{KILLS} kills: {ran} of {} pods ran, {reads} reads",
+        pods.len()
+    );
+    ensure!(
+        ran > 0,
+        "no pod ever ran: the agent was always killed before it could work"
     );
 
-    let (mounted, folders) = (&mounted, &folders);
+    for pod in &pods {
+        scene.gone(pod).await?;
+    }
+    let volume = mounts::of(&witness)?;
+    let only = &volume;
     wait_until("nothing to be left behind", LIMIT, || async move {
-        let left: Vec<_> = mounts::all()?;
-        let unique: BTreeSet<_> = left.iter().cloned().collect();
-        ensure!(unique.len() == left.len(), "mounted in layers: {left:?}");
-        ensure!(unique == *mounted, "mounts are left: {unique:?}");
-        let left: BTreeSet<_> = mounts::folders()?.into_iter().collect();
-        ensure!(left == *folders, "folders are left: {left:?}");
+        let left = mounts::all()?;
+        ensure!(left == std::slice::from_ref(only), "mounts: {left:?}");
+        let left = mounts::folders()?;
+        ensure!(left.len() == 1, "folders: {left:?}");
         Ok(())
     })
     .await?;
@@ -107,14 +112,37 @@ async fn a_hundred_kills_leave_nothing_behind(scene: &mut Scene) -> Result<()> {
     scene.delete(&witness).await
 }
 
+/// Creates and deletes pods until it is stopped; returns them all.
+async fn churn(
+    scene: &Scene,
+    number: usize,
+    stopped: &watch::Receiver<bool>,
+    ran: &AtomicUsize,
+) -> Result<Vec<Pod>> {
+    let pods = scene.pods(ARGOCD)?;
+    let mut made = Vec::new();
+    while !*stopped.borrow() {
+        let name = format!("churn-{number}-{}", made.len());
+        let pod = scene.create(&consumer(&name, REPO_SERVER)).await?;
+        if let Ok(Ok(_)) = timeout(PATIENCE, scene.running(&pod)).await {
+            ran.fetch_add(1, Ordering::Relaxed);
+        }
+        pods.delete(&name, &DeleteParams::default())
+            .await
+            .with_context(|| format!("delete pod {name}"))?;
+        made.push(pod);
+    }
+    Ok(made)
+}
+
 /// Waits for the next agent, lets it live for a while, and kills it.
-async fn kill_next() -> Result<()> {
+async fn kill_next(longest: Duration) -> Result<()> {
     let pid = wait_until("an agent", LIMIT, || async {
         agent()?.context("there is none")
     })
     .await?;
     let random = RandomState::new().hash_one(pid.as_raw_nonzero()) % 1000;
-    tokio::time::sleep(LONGEST * u32::try_from(random)? / 1000).await;
+    tokio::time::sleep(longest * u32::try_from(random)? / 1000).await;
     kill_process(pid, Signal::KILL).context("kill the agent")?;
     wait_until("its end", LIMIT, || async move {
         ensure!(agent()? != Some(pid), "it still runs");

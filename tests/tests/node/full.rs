@@ -30,7 +30,10 @@ async fn the_last_credential_stays_until_there_is_space(scene: &mut Scene) -> Re
             let found = bindings.get(REGISTRY).await.context("read the binding")?;
             let nodes = found.status.iter().flat_map(|status| &status.nodes);
             let errors: Vec<_> = nodes.filter_map(|node| node.error.as_ref()).collect();
-            match errors.iter().find(|error| error.code == Code::StoreFailed.as_str()) {
+            match errors
+                .iter()
+                .find(|error| error.code == Code::StoreFailed.as_str())
+            {
                 Some(_) => Ok(()),
                 None => bail!("{errors:?}"),
             }

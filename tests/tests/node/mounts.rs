@@ -32,6 +32,17 @@ pub(crate) fn all() -> Result<Vec<PathBuf>> {
         .collect())
 }
 
+/// The options of a mount, its own and its file system's.
+pub(crate) fn options(volume: &Path) -> Result<String> {
+    let table = fs::read_to_string("/proc/self/mounts").context("read the mount table")?;
+    let volume = volume.display().to_string();
+    let mut lines = table.lines().map(|line| line.split(' '));
+    lines
+        .find_map(|mut fields| (fields.nth(1)? == volume).then(|| fields.nth(1))?)
+        .map(str::to_owned)
+        .with_context(|| format!("{volume} is not mounted"))
+}
+
 /// Folders of the driver's volumes, mounted or not.
 pub(crate) fn folders() -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();

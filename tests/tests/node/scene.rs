@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use harness::bindings::{self, CredentialBinding};
 use harness::chart::Chart;
 use harness::cluster::ADDRESS;
@@ -93,16 +93,5 @@ impl Scene {
     /// The bindings of Argo CD's namespace.
     pub(crate) fn bindings(&self) -> Result<Api<CredentialBinding>> {
         Ok(bindings::api(self.node.client()?, ARGOCD))
-    }
-
-    /// How often the credential of a binding was renewed.
-    pub(crate) async fn rotations(&self, binding: &str) -> Result<u64> {
-        let found = self
-            .bindings()?
-            .get(binding)
-            .await
-            .context("read the binding")?;
-        let nodes = found.status.iter().flat_map(|status| &status.nodes);
-        Ok(nodes.map(|node| node.rotations).sum())
     }
 }

@@ -59,9 +59,7 @@ async fn any_user_reads_it_and_nobody_writes(scene: &Scene) -> Result<()> {
             .lines()
             .find(|line| line.contains("/var/run/workload-identity"))
             .context("it is not mounted")?;
-        for option in ["tmpfs", "ro", "nosuid", "nodev"] {
-            ensure!(line.contains(option), "{option}: {line}");
-        }
+        ensure!(line.contains(" tmpfs ro,"), "{line}");
         scene.delete(&pod).await?;
     }
     Ok(())
@@ -149,6 +147,10 @@ async fn a_deleted_pod_leaves_nothing(scene: &Scene) -> Result<()> {
         "{} is not mounted",
         volume.display()
     );
+    let options = mounts::options(&volume)?;
+    for option in ["nosuid", "nodev", "noswap", "mode=755"] {
+        ensure!(options.contains(option), "{option}: {options}");
+    }
     scene.delete(&pod).await?;
     left_nothing(&pod).await
 }
