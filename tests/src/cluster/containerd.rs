@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use super::create;
 use super::network::{BRIDGE, PODS};
+use super::{create, mounts_below};
 use crate::images::mirror;
 use crate::peers::NodePeers;
 use crate::process::{Process, output, wait_until};
@@ -125,19 +125,6 @@ impl Containerd {
             .filter_map(Pid::from_raw)
             .collect())
     }
-}
-
-/// Mount points at or below `folder`, the innermost first.
-pub(super) fn mounts_below(folder: &str) -> Result<Vec<PathBuf>> {
-    let table = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
-    let mut points: Vec<PathBuf> = table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(PathBuf::from)
-        .filter(|point| point.starts_with(folder))
-        .collect();
-    points.reverse();
-    Ok(points)
 }
 
 fn shims() -> Result<Vec<Pid>> {

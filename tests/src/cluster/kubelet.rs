@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::containerd::{SOCKET, mounts_below};
-use super::{ADDRESS, NODE, create, dns};
+use super::containerd::SOCKET;
+use super::{ADDRESS, NODE, create, dns, mounts_below};
 use crate::control_plane::ControlPlane;
 use crate::peers::NodePeers;
 use crate::process::Process;

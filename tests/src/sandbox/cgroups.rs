@@ -73,7 +73,7 @@ fn remove_all(group: &Path) -> io::Result<()> {
 }
 
 /// The run's group in the one hierarchy of version 2, or in each of version 1.
-fn groups(run: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn groups(run: &Path) -> Result<Vec<PathBuf>> {
     let name = name(run)?;
     let name = name.trim_start_matches('/');
     let root = Path::new(ROOT);

@@ -113,6 +113,14 @@ pub fn control_group() -> Result<String> {
     cgroups::name(&run)
 }
 
+/// Where the control groups of the run with this folder are, or would be.
+///
+/// # Errors
+/// When the kernel's hierarchies cannot be listed.
+pub fn control_groups(run: &Path) -> Result<Vec<PathBuf>> {
+    cgroups::groups(run)
+}
+
 /// Removes the control groups below this run's own, as a power cut does. No process may be in them.
 ///
 /// # Errors

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::cover;
+use crate::cluster::mounts_below;
 use crate::process::output;
 
 /// Empty inside. Pods' manifests name folders below them, so a node cannot have its own elsewhere.
@@ -30,6 +31,12 @@ const SETTINGS: [(&str, &str); 6] = [
 pub(super) fn prepare(run: &Path) -> Result<()> {
     output(Command::new("ip").args(["link", "set", "lo", "up"])).context("start loopback")?;
     for folder in EMPTY {
+        // What a mount only hides stays in the mount table, and who looks a path up there finds it first: a
+        // kubelet's of this machine, or of a sandbox around this one.
+        for mount in mounts_below(folder)? {
+            rustix::mount::unmount(&mount, UnmountFlags::DETACH)
+                .with_context(|| format!("leave {} outside", mount.display()))?;
+        }
         rustix::mount::mount("tmpfs", folder, "tmpfs", MountFlags::empty(), None)
             .with_context(|| format!("mount a tmpfs over {folder}"))?;
     }

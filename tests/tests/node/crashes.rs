@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const LONGEST: [Duration; 3] = [
     Duration::from_millis(300),
     Duration::from_millis(300),
-    Duration::from_millis(5000),
+    Duration::from_millis(3500),
 ];
 const AGENT: &str = "/usr/local/bin/argocd-identity-agent";
 

@@ -10,10 +10,19 @@ use crate::scene::Ready;
 /// The trials of this module.
 pub(crate) fn cases() -> Vec<Case> {
     // It aims at two minutes; this machine may be busy.
-    vec![last!(it_ends_well).within(Duration::from_secs(600))]
+    let limit = Duration::from_secs(600);
+    vec![
+        last!(it_ends_well).within(limit),
+        last!(a_crash_leaves_nothing).within(limit),
+    ]
 }
 
 async fn it_ends_well(prepared: &Ready) -> Result<()> {
     let folder = prepared.folder.join("demo");
     harness::demo::ends_well(env!("CARGO_BIN_EXE_demo"), &["--node"], &folder).await
+}
+
+async fn a_crash_leaves_nothing(prepared: &Ready) -> Result<()> {
+    let folder = prepared.folder.join("demo");
+    harness::demo::crash_leaves_nothing(env!("CARGO_BIN_EXE_demo"), &["--node"], &folder).await
 }

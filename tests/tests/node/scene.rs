@@ -18,8 +18,8 @@ use kube::Api;
 
 /// Short enough that every credential of a run rotates during it.
 const LIVES: Lives = Lives {
-    identity: Duration::from_secs(60),
-    robot: Duration::from_secs(60),
+    identity: Duration::from_secs(40),
+    robot: Duration::from_secs(40),
 };
 /// The binding of a registry; repo-server's account is its consumer.
 pub(crate) const REGISTRY: &str = "charts";
