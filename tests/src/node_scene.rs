@@ -39,11 +39,17 @@ const SERVICE_NAMES: [&str; 2] = [
     "argocd-identity.argocd-identity.svc",
     "argocd-identity.argocd-identity.svc.cluster.local",
 ];
-/// Argo CD's workloads that become ready; Dex has no image here, and nobody asks for it.
-const WORKLOADS: [&str; 4] = [
-    "deployment/argocd-redis",
+/// Argo CD's workloads that are restarted to be injected.
+const CONSUMERS: [&str; 3] = [
     "deployment/argocd-repo-server",
     "deployment/argocd-server",
+    "statefulset/argocd-application-controller",
+];
+/// Those that an Application needs. The server is not waited for: when its first probe comes too early, the
+/// stock manifest has the next one half a minute later.
+const AWAITED: [&str; 3] = [
+    "deployment/argocd-redis",
+    "deployment/argocd-repo-server",
     "statefulset/argocd-application-controller",
 ];
 /// kubectl's limit for a rollout.
@@ -175,8 +181,8 @@ impl NodeScene {
         Ok(())
     }
 
-    /// Installs stock Argo CD, its install.yaml unchanged, in a namespace that is not opted in. Its pods are
-    /// ready when this returns.
+    /// Installs stock Argo CD, its install.yaml unchanged, in a namespace that is not opted in. What an
+    /// Application needs of it is ready when this returns.
     ///
     /// # Errors
     /// With kubectl's own words.
@@ -201,7 +207,8 @@ impl NodeScene {
         Ok(Applications::new(self.client()?, ARGOCD.to_owned()))
     }
 
-    /// Opts Argo CD's namespace in, and restarts its workloads. Their new pods are ready when this returns.
+    /// Opts Argo CD's namespace in, and restarts its workloads. What an Application needs of them is ready when
+    /// this returns.
     ///
     /// # Errors
     /// With kubectl's own words.
@@ -210,17 +217,17 @@ impl NodeScene {
         self.kubectl(&["label", "namespace", ARGOCD, &label, "--overwrite"])
             .await?;
         let mut restart = vec!["-n", ARGOCD, "rollout", "restart"];
-        restart.extend(WORKLOADS);
+        restart.extend(CONSUMERS);
         self.kubectl(&restart).await?;
         self.argocd_rolled_out().await
     }
 
-    /// Waits until every pod of Argo CD is of the newest template and ready.
+    /// Waits until what an Application needs is of the newest template and ready.
     ///
     /// # Errors
     /// With kubectl's own words.
-    pub async fn argocd_rolled_out(&self) -> Result<()> {
-        for workload in WORKLOADS {
+    async fn argocd_rolled_out(&self) -> Result<()> {
+        for workload in AWAITED {
             self.rolled_out(ARGOCD, workload).await?;
         }
         Ok(())

@@ -19,6 +19,10 @@ pub(crate) async fn describe(client: &Client) -> Result<Vec<String>> {
         .await
         .context("list pods")?
     {
+        // Replaced a moment ago.
+        if pod.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
         let app = pod
             .labels()
             .get("app.kubernetes.io/name")

@@ -27,7 +27,7 @@ pub(crate) async fn play(folder: &Path, arguments: &Arguments) -> Result<()> {
     story.step("argocd-workload-identity is installed by kubectl apply -k; its pods are ready");
 
     let applications = scene.argocd(&prepared.peers).await?;
-    story.step("stock Argo CD's install.yaml is applied, unchanged; its pods run");
+    story.step("stock Argo CD's install.yaml is applied, unchanged; repo-server and controller run in pods");
 
     scene.opt_in().await?;
     let client = scene.client()?;
