@@ -12,6 +12,7 @@ mod webhook;
 
 mod argocd;
 mod bad_input;
+mod csi_sanity;
 mod demo;
 mod identity;
 mod injection;
@@ -41,6 +42,7 @@ fn cases() -> Vec<Case> {
         identity::cases(),
         policies::cases(),
         bad_input::cases(),
+        csi_sanity::cases(),
         demo::cases(),
     ]
     .into_iter()
