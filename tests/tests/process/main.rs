@@ -16,6 +16,7 @@ mod csi_sanity;
 mod demo;
 mod identity;
 mod injection;
+mod kills;
 mod policies;
 mod rotation;
 mod secrets;
@@ -44,6 +45,7 @@ fn cases() -> Vec<Case> {
         bad_input::cases(),
         csi_sanity::cases(),
         demo::cases(),
+        kills::cases(),
     ]
     .into_iter()
     .flatten()
