@@ -97,6 +97,12 @@ impl Binaries {
     pub fn exec_auth(&self) -> PathBuf {
         self.exec_auth.clone()
     }
+
+    /// The suite's own writer to a credential volume, which is there to be killed.
+    #[must_use]
+    pub fn volume_writer(&self) -> PathBuf {
+        self.folder.join("volume_writer")
+    }
 }
 
 fn cargo() -> Command {

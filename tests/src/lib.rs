@@ -8,6 +8,7 @@
 //!   quay, registry, chart       a private registry with robot federation
 //!   images                      container images of all that, for a real node
 //!   installation                the project itself
+//!   generations                 credential files that tell whether they are whole
 //!   trials                      what a tier's main does with its cases
 //!   argocd, sandboxed_container stock Argo CD in the pods' environment
 //!   scene, node_scene           all of it: without a node, and on a real one
@@ -22,6 +23,7 @@ pub mod chart;
 pub mod cluster;
 pub mod control_plane;
 pub mod demo;
+pub mod generations;
 pub mod images;
 pub mod installation;
 pub mod node;

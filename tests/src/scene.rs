@@ -28,6 +28,8 @@ pub const ARGOCD: &str = "argocd";
 pub const NODE: &str = "node-1";
 /// Names that a [`crate::sandbox::Sandbox`] has to resolve for a scene.
 pub const HOSTS: [&str; 1] = [installation::ISSUER_HOST];
+/// Name of kubelet's folder in the scene's.
+const KUBELET: &str = "kubelet";
 
 /// The cluster, its node, the registry and the remote cluster: all that the
 /// project and Argo CD need around them.
@@ -59,7 +61,7 @@ impl Surroundings {
             name: NODE.into(),
             admin: control_plane.client()?,
             kubelet: control_plane.client_with_token(control_plane.node_token(NODE)?)?,
-            folder: create(folder.join("kubelet"))?,
+            folder: create(folder.join(KUBELET))?,
             drivers: [(shared::layout::CSI_DRIVER.to_owned(), plan.csi_socket())].into(),
             republish: Duration::from_secs(10),
         };
@@ -99,7 +101,7 @@ impl Surroundings {
             argocd_namespaces: &[ARGOCD],
             allowed_hosts: &self.targets.allowed_hosts(),
             token_lifetime: lives.identity,
-            kubelet: &self.folder.join("kubelet"),
+            kubelet: &self.kubelet(),
             environment: &[],
         })
         .await
@@ -123,6 +125,12 @@ impl Surroundings {
             hosts: vec![quay::HOST.to_owned()],
         })
         .await
+    }
+
+    /// Folder that the node's kubelet would have: volumes lie below it.
+    #[must_use]
+    pub fn kubelet(&self) -> PathBuf {
+        self.folder.join(KUBELET)
     }
 
     /// A client with all rights in the cluster that Argo CD is in.

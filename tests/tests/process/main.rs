@@ -12,9 +12,11 @@ mod webhook;
 
 mod argocd;
 mod bad_input;
+mod csi_sanity;
 mod demo;
 mod identity;
 mod injection;
+mod kills;
 mod policies;
 mod rotation;
 mod secrets;
@@ -41,7 +43,9 @@ fn cases() -> Vec<Case> {
         identity::cases(),
         policies::cases(),
         bad_input::cases(),
+        csi_sanity::cases(),
         demo::cases(),
+        kills::cases(),
     ]
     .into_iter()
     .flatten()

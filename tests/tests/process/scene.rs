@@ -10,7 +10,7 @@ use harness::argocd::ArgoCd;
 use harness::binaries::Binaries;
 use harness::installation::Installation;
 use harness::packages;
-use harness::peers::Peers;
+use harness::peers::{self, Peers};
 use harness::sandbox::Isolation;
 use harness::scene::{HOSTS, Surroundings};
 use harness::targets::Lives;
@@ -32,6 +32,7 @@ const NO_ARGOCD: &str = "this case was made without `with_argocd`";
 /// What is built and installed before anything is started.
 pub(crate) struct Prepared {
     pub(crate) peers: Peers,
+    pub(crate) csi_sanity: PathBuf,
     pub(crate) binaries: Binaries,
     /// The run's folder.
     pub(crate) folder: PathBuf,
@@ -45,6 +46,8 @@ pub(crate) struct Scene {
     pub(crate) around: Surroundings,
     pub(crate) binaries: Binaries,
     pub(crate) peers: Peers,
+    /// The CSI project's conformance test.
+    pub(crate) csi_sanity: PathBuf,
     /// A folder for the trials' own files.
     pub(crate) folder: PathBuf,
 }
@@ -63,6 +66,7 @@ impl trials::Scene for Scene {
         packages::ensure()?;
         Ok(Prepared {
             peers: Peers::prepare()?,
+            csi_sanity: peers::csi_sanity()?,
             binaries: Binaries::build()?,
             folder: folder.to_owned(),
         })
@@ -83,6 +87,7 @@ impl trials::Scene for Scene {
             around,
             binaries: prepared.binaries.clone(),
             peers: prepared.peers.clone(),
+            csi_sanity: prepared.csi_sanity.clone(),
             folder,
         })
     }
