@@ -1,5 +1,7 @@
 //! Pods with the credential volume, as the webhook would make them.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use harness::process::wait_until;
 use harness::scene::ARGOCD;
@@ -15,6 +17,8 @@ use crate::scene::{LIMIT, Scene};
 pub(crate) const REPO_SERVER: &str = "argocd-repo-server";
 /// An account that may have the cluster's.
 pub(crate) const CONTROLLER: &str = "argocd-application-controller";
+/// The end of a pod may take as long as kubelet waits, at most, before it tries to unmount again.
+const END: Duration = Duration::from_secs(180);
 /// Where a consumer finds its Docker configuration.
 pub(crate) const CONFIG: &str = "/var/run/workload-identity/docker/config.json";
 
@@ -109,7 +113,7 @@ impl Scene {
         let pods = self.pods(&pod.namespace().unwrap_or_default())?;
         let (pods, name, uid) = (&pods, pod.name_any(), pod.uid());
         let (name, uid) = (name.as_str(), &uid);
-        wait_until(&format!("the end of pod {name}"), LIMIT, || async move {
+        wait_until(&format!("the end of pod {name}"), END, || async move {
             let found = pods.get_opt(name).await.context("read the pod")?;
             let same = found.is_some_and(|found| found.uid() == *uid);
             ensure!(!same, "it is still there");
