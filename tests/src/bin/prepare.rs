@@ -9,7 +9,7 @@ use harness::packages;
 use harness::peers::{NodePeers, Peers, csi_sanity};
 
 fn main() -> Result<()> {
-    packages::ensure()?;
+    packages::ensure_for_node()?;
     let peers = Peers::prepare()?;
     let node = NodePeers::prepare()?;
     let csi_sanity = csi_sanity()?;

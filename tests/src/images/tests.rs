@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -61,7 +62,16 @@ fn unpack(layer: &Path, to: &Path) {
     archive.unpack(to).unwrap();
 }
 
+/// These tests may be the first that run on a machine, and run beside one another.
+static PACKAGES: LazyLock<()> = LazyLock::new(|| packages::ensure().unwrap());
+
+fn peers() -> Peers {
+    LazyLock::force(&PACKAGES);
+    Peers::prepare().unwrap()
+}
+
 fn empty() -> Image {
+    LazyLock::force(&PACKAGES);
     Image::new("empty:test".parse().unwrap())
 }
 
@@ -111,7 +121,7 @@ fn the_same_files_make_the_same_image() {
 async fn a_registry_gives_back_what_was_pushed() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
-    let peers = Peers::prepare().unwrap();
+    let peers = peers();
     let registry = Registry::open(peers.registry(), &folder.path().join("registry"))
         .await
         .unwrap();
@@ -159,7 +169,7 @@ fn sha256(bytes: &[u8]) -> String {
 
 #[test]
 fn argocd_has_the_programs_that_it_calls() {
-    let peers = Peers::prepare().unwrap();
+    let peers = peers();
     let image = argocd::image(&peers).unwrap();
     let version = image.reference.tag.clone();
     assert_eq!(image.reference.host, "quay.io");
@@ -192,7 +202,7 @@ fn argocd_has_the_programs_that_it_calls() {
 
 #[test]
 fn redis_starts_with_the_arguments_of_the_manifest() {
-    let peers = Peers::prepare().unwrap();
+    let peers = peers();
     let image = redis::image(&peers).unwrap();
     assert_eq!(image.reference.name, "docker/library/redis");
     let root = Root::new(&image);

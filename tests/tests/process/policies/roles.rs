@@ -32,6 +32,7 @@ async fn agents_read_bindings_and_report(scene: &Scene) -> Result<()> {
     for namespace in namespaces(scene).await? {
         let rules = rules(&agent, &nobody, &namespace).await?;
         let expected = [
+            "create,patch events.k8s.io/events",
             "get,list,watch workload-identity.dev/credentialbindings",
             "patch workload-identity.dev/credentialbindings/status",
         ];
