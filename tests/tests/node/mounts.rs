@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
@@ -30,6 +30,14 @@ pub(crate) fn all() -> Result<Vec<PathBuf>> {
         .filter(|point| point.starts_with(PODS) && point.ends_with("/mount"))
         .map(PathBuf::from)
         .collect())
+}
+
+/// Makes sure that a pod's volume is mounted once: publishing it again has mounted nothing.
+pub(crate) fn one_layer(pod: &Pod) -> Result<()> {
+    let (mounted, volume) = (all()?, of(pod)?);
+    let layers = mounted.iter().filter(|mount| **mount == volume).count();
+    ensure!(layers == 1, "{layers} layers at {}", volume.display());
+    Ok(())
 }
 
 /// The options of a mount, its own and its file system's.

@@ -38,8 +38,6 @@ async fn after_a_power_cut_pods_find_new_volumes(scene: &mut Scene) -> Result<()
         scene.node.rolled_out(NAMESPACE, workload).await?;
     }
     scene.has_registry_credential(&pod).await?;
-    let (mounted, volume) = (mounts::all()?, mounts::of(&pod)?);
-    let layers = mounted.iter().filter(|mount| **mount == volume).count();
-    ensure!(layers == 1, "{layers} layers at {}", volume.display());
+    mounts::one_layer(&pod)?;
     scene.delete(&pod).await
 }

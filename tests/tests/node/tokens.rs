@@ -6,6 +6,7 @@ use harness::process::wait_until;
 use harness::scene::ARGOCD;
 
 use crate::case::{Case, exclusive};
+use crate::mounts;
 use crate::pods::{REPO_SERVER, consumer};
 use crate::scene::{LIMIT, REGISTRY, Scene};
 
@@ -50,5 +51,6 @@ async fn a_token_that_ended_is_replaced_without_a_remount(scene: &mut Scene) -> 
     binding.status.context("no status")?;
     let after = scene.says(pod, &place).await?;
     ensure!(device == after, "it was mounted anew: {device} {after}");
+    mounts::one_layer(pod)?;
     scene.delete(pod).await
 }
