@@ -1,0 +1,7 @@
+//! The proxy between a client that speaks as Argo CD does and TLS servers.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod authorization;
+mod credentials;
+mod streams;
+mod world;
