@@ -3,8 +3,11 @@
 use http::HeaderMap;
 use http::header::{
     AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
+
+/// RFC 9110 section 11.6.3.
+const AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("authentication-info");
 
 /// Removes what concerns one connection only (RFC 9110 section 7.6.1), with
 /// everything that `Connection` names.
@@ -52,12 +55,14 @@ pub fn prepare(headers: &mut HeaderMap, authorization: Option<HeaderValue>, pass
     }
 }
 
-/// Prepares an answer for the client: `hide` takes out challenges that are not
-/// the client's to answer.
+/// Prepares an answer for the client: `hide` takes out what belongs to our
+/// credential, so challenges, and sessions that it may have opened.
 pub fn answer(headers: &mut HeaderMap, hide: bool) {
     strip_hop_by_hop(headers);
     if hide {
-        headers.remove(WWW_AUTHENTICATE);
+        for name in [WWW_AUTHENTICATE, SET_COOKIE, AUTHENTICATION_INFO] {
+            headers.remove(name);
+        }
     }
 }
 
@@ -118,7 +123,11 @@ mod tests {
 
     #[test]
     fn challenges_are_hidden_where_they_are_ours() {
-        let mut given = headers(&[("www-authenticate", "Basic"), ("etag", "1")]);
+        let mut given = headers(&[
+            ("www-authenticate", "Basic"),
+            ("set-cookie", "session=1"),
+            ("etag", "1"),
+        ]);
         answer(&mut given, true);
         assert_eq!(given, headers(&[("etag", "1")]));
     }

@@ -283,3 +283,23 @@ async fn a_certificate_for_another_name_is_refused() {
         "{answer:?}"
     );
 }
+
+#[tokio::test]
+async fn insecure_counts_for_content_and_not_for_the_realm() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let server = registry(&other, Arc::new(AtomicUsize::new(1))).await;
+    let target = server.at("localhost");
+    let mut insecure = binding("a", &target, "a");
+    insecure.insecure = true;
+    let ask = async |allowed: &str| {
+        let world = World::allowing(&authority, &[insecure.clone()], allowed).await;
+        world.get(&target, "a", "/v2/a/manifests/1").await
+    };
+    let answer = ask("localhost;private").await;
+    assert!(
+        answer.status == 502 && answer.body.starts_with("upstream-untrusted"),
+        "{answer:?}"
+    );
+    assert_eq!(authorizations(&server), [None]);
+    assert_eq!(ask("localhost;private;insecure").await.status, 200);
+}

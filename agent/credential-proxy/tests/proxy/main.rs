@@ -3,5 +3,6 @@
 
 mod authorization;
 mod credentials;
+mod program;
 mod streams;
 mod world;
