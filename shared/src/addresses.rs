@@ -45,6 +45,8 @@ fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -67,6 +69,15 @@ mod tests {
         }
         for ip in ["10.0.0.1", "192.0.2.1", "2001:db8::1", "::ffff:10.0.0.1"] {
             assert!(!refused(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    proptest! {
+        /// No embedding of a refused IPv4 address in IPv6 gets through.
+        #[test]
+        fn mapped_forms_are_judged_like_the_address(ip in any::<[u8; 4]>()) {
+            let v4 = Ipv4Addr::from(ip);
+            prop_assert_eq!(refused(v4.to_ipv6_mapped().into()), refused(v4.into()));
         }
     }
 }
