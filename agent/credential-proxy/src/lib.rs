@@ -15,7 +15,8 @@
 //! tokens to the realm that this host announces, if that is on the same host or
 //! on one that the binding allows. It is used for reading below the binding's
 //! repository path; other paths of the host pass without it. Redirects are left
-//! to the client. Nothing is buffered: bodies stream both ways.
+//! to the client. Nothing is buffered: bodies stream both ways. Only CONNECT is
+//! served, so only https; upstreams are dialled directly.
 
 pub mod authorize;
 pub mod ca;

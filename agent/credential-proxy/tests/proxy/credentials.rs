@@ -136,6 +136,11 @@ async fn tokens_are_fetched_cached_and_renewed_once_on_401() {
         manifest(Some("token-3")),
     ]);
     assert_eq!(paths(&server), expected);
+
+    // What was refused is forgotten.
+    assert_eq!(pull().await.status, 403);
+    expected.extend([manifest(None), realm(), manifest(Some("token-4"))]);
+    assert_eq!(paths(&server), expected);
 }
 
 #[tokio::test]
