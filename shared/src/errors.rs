@@ -253,6 +253,41 @@ catalogue! {
     StoreFailed "store-failed":
         "the agent could not write to the credential volume";
         "Look at the agent's log on this node.";
+
+    // The credential proxy.
+    ProxyViewUnreadable "proxy-view-unreadable":
+        "a file of the credential proxy's volume cannot be read";
+        "Run agent and credential proxy of the same version.";
+    ProxyRequestRefused "proxy-request-refused":
+        "the credential proxy does not forward a request of this form";
+        "Use an https URL, and a path without empty, dotted or encoded segments.";
+    ProxyAuthorizationInvalid "proxy-authorization-invalid":
+        "the request to the credential proxy names no binding and key";
+        "Leave the Secret's key proxy as the webhook wrote it.";
+    ProxyBindingUnknown "proxy-binding-unknown":
+        "the credential proxy has no binding of this name";
+        "Check that the Secret exists, and look at the conditions of the CredentialBinding of the same name.";
+    ProxyKeyRejected "proxy-key-rejected":
+        "the key is not the one of the binding that the request names";
+        "Leave the Secret's key proxy as the webhook wrote it.";
+    ProxyHostMismatch "proxy-host-mismatch":
+        "the host is bound, but not by the binding that the request names";
+        "Use each Secret's proxy for that Secret's own URL only.";
+    ChallengeUnreadable "challenge-unreadable":
+        "the registry asks for authentication in a way that the credential proxy does not know";
+        "Check that the registry offers Basic or Bearer authentication.";
+    RealmRefused "realm-refused":
+        "the registry announces a token realm on a host that the credential may not go to";
+        "Let the administrator add the realm's host to the allow-list.";
+    RegistryRefused "registry-refused":
+        "the registry refused the credential of this binding";
+        "Check that the identity may pull from this repository.";
+    UpstreamUnreachable "upstream-unreachable":
+        "the registry or git server cannot be reached";
+        "Check the URL, name resolution and network policy.";
+    UpstreamUntrusted "upstream-untrusted":
+        "the registry's or git server's certificate cannot be verified";
+        "Add its CA to argocd-tls-certs-cm.";
 }
 
 impl Code {

@@ -7,7 +7,7 @@
 //! proxy, bounded time and size.
 
 use std::error::Error as StdError;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use anyhow::{Context, ensure};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
+use shared::addresses::refused;
 use shared::allow_list::AllowList;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
@@ -144,47 +145,6 @@ fn permit(allowed: &AllowList, url: &str, own: &RegistryHost) -> Result<(Url, bo
         ));
     }
     Ok((url, private))
-}
-
-/// Addresses that are this node's, or that only this node has: loopback,
-/// link-local (so every cloud's metadata service), unspecified, multicast; in
-/// every notation that reaches them.
-fn refused(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => refused_v4(ip),
-        IpAddr::V6(ip) => embedded_v4(ip).is_some_and(refused_v4) || refused_v6(ip),
-    }
-}
-
-fn refused_v4(ip: Ipv4Addr) -> bool {
-    ip.is_loopback()
-        || ip.is_link_local()
-        || ip.octets()[0] == 0
-        || ip.is_multicast()
-        || ip.is_broadcast()
-        // Alibaba Cloud's metadata service is not link-local.
-        || ip == Ipv4Addr::new(100, 100, 100, 200)
-}
-
-fn refused_v6(ip: Ipv6Addr) -> bool {
-    ip.is_loopback()
-        || ip.is_unspecified()
-        || ip.is_multicast()
-        || ip.is_unicast_link_local()
-        // AWS's metadata service over IPv6 is a unique local address.
-        || ip == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)
-}
-
-/// The IPv4 address in a mapped (::ffff:a.b.c.d), compatible (::a.b.c.d) or
-/// NAT64 (64:ff9b::/96) address.
-fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
-    let segments = ip.segments();
-    let embeds = matches!(
-        segments[..6],
-        [0, 0, 0, 0, 0, 0 | 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0]
-    );
-    let [.., a, b, c, d] = ip.octets();
-    embeds.then(|| Ipv4Addr::new(a, b, c, d))
 }
 
 /// Resolves names, and leaves out refused addresses.

@@ -128,13 +128,6 @@ fn the_upstreams_words_are_known_fields_without_tokens() {
 }
 
 proptest! {
-    /// No embedding of a refused IPv4 address in IPv6 gets through.
-    #[test]
-    fn mapped_forms_are_judged_like_the_address(ip in any::<[u8; 4]>()) {
-        let v4 = Ipv4Addr::from(ip);
-        prop_assert_eq!(refused(v4.to_ipv6_mapped().into()), refused(v4.into()));
-    }
-
     #[test]
     fn no_url_panics_and_nothing_but_https_is_permitted(url in "\\PC*|[a-z]{1,6}://[a-z0-9.@:\\[\\]/]{0,20}") {
         let allowed = AllowList::parse("a;private").unwrap();

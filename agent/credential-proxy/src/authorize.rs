@@ -1,0 +1,164 @@
+//! Who may go where: the bindings of the volume view and what a request
+//! presents flow in, the binding to act for (or a blind tunnel) flows out. Pure.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use shared::errors::{Code, Named};
+use shared::proxy_view::ProxyBinding;
+
+use crate::parse::authorization::Presented;
+use crate::parse::target::Authority;
+
+/// All bindings of the pod, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Bindings(BTreeMap<String, ProxyBinding>);
+
+/// What becomes of a CONNECT.
+#[derive(Debug, Clone, Copy)]
+pub enum Route<'a> {
+    /// The host is this binding's: TLS ends here.
+    Terminate(&'a ProxyBinding),
+    /// Nobody bound the host: bytes pass as they are.
+    Tunnel,
+}
+
+impl FromIterator<ProxyBinding> for Bindings {
+    fn from_iter<I: IntoIterator<Item = ProxyBinding>>(bindings: I) -> Self {
+        let named = |binding: ProxyBinding| (binding.name.clone(), binding);
+        Self(bindings.into_iter().map(named).collect())
+    }
+}
+
+impl Bindings {
+    /// Every binding.
+    pub fn iter(&self) -> impl Iterator<Item = &ProxyBinding> {
+        self.0.values()
+    }
+
+    /// The binding of this name.
+    pub fn find(&self, name: &str) -> Option<&ProxyBinding> {
+        self.0.get(name)
+    }
+
+    /// Decides on a CONNECT to `target`. A blind tunnel, too, needs the key of
+    /// some binding.
+    ///
+    /// # Errors
+    /// [`Code::ProxyBindingUnknown`], [`Code::ProxyKeyRejected`], and
+    /// [`Code::ProxyHostMismatch`] where `target` is bound, but by others.
+    pub fn authorize(&self, presented: &Presented, target: &Authority) -> Result<Route<'_>, Named> {
+        let name = &presented.binding;
+        let detail = || format!("binding {}", name.escape_debug());
+        let binding = self
+            .0
+            .get(name)
+            .ok_or_else(|| Named::new(Code::ProxyBindingUnknown, detail()))?;
+        // Every key is compared, so that the time does not tell which one fitted.
+        let fits = binding.keys.iter().fold(false, |fits, key| {
+            verify_slices_are_equal(key.as_bytes(), presented.key.as_bytes()).is_ok() | fits
+        });
+        if !fits {
+            return Err(Named::new(Code::ProxyKeyRejected, detail()));
+        }
+        if Authority::from(&binding.target) == *target {
+            return Ok(Route::Terminate(binding));
+        }
+        if self.is_bound(target) {
+            let detail = format!("binding {name}, host {target}");
+            return Err(Named::new(Code::ProxyHostMismatch, detail));
+        }
+        Ok(Route::Tunnel)
+    }
+
+    fn is_bound(&self, target: &Authority) -> bool {
+        self.iter()
+            .any(|binding| Authority::from(&binding.target) == *target)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+    use shared::proxy_view::{KeyHash, ProxyKind};
+    use shared::registry::RegistryHost;
+
+    use super::*;
+
+    /// A binding whose key is `<name>-key`.
+    pub(crate) fn binding(name: &str, project: &str, target: &str, path: &str) -> ProxyBinding {
+        ProxyBinding {
+            name: name.into(),
+            project: Some(project.into()),
+            keys: vec![KeyHash::of(format!("{name}-key").as_bytes())],
+            target: RegistryHost::parse(target).unwrap(),
+            path: path.into(),
+            kind: ProxyKind::Oci,
+            insecure: false,
+            realm_hosts: vec![],
+            credential: None,
+        }
+    }
+
+    fn bindings() -> Bindings {
+        let mut rotating = binding("rotating", "c", "git.test", "");
+        rotating.keys.push(KeyHash::of(b"next"));
+        [
+            binding("a", "a", "quay.test", "a"),
+            binding("b", "b", "other.test:8443", "b"),
+            rotating,
+        ]
+        .into_iter()
+        .collect()
+    }
+
+    fn ask(name: &str, key: &str, target: &str) -> Result<Option<String>, Code> {
+        let presented = Presented {
+            binding: name.into(),
+            key: KeyHash::of(key.as_bytes()),
+        };
+        let target = Authority::parse(target).unwrap();
+        match bindings().authorize(&presented, &target) {
+            Ok(Route::Terminate(binding)) => Ok(Some(binding.name.clone())),
+            Ok(Route::Tunnel) => Ok(None),
+            Err(error) => Err(error.code),
+        }
+    }
+
+    #[test]
+    fn a_key_opens_its_own_binding_on_its_own_host() {
+        assert_eq!(ask("a", "a-key", "quay.test:443"), Ok(Some("a".into())));
+        assert_eq!(ask("a", "a-key", "cdn.test:443"), Ok(None));
+        assert_eq!(ask("a", "a-key", "quay.test:8443"), Ok(None));
+        assert_eq!(
+            ask("a", "b-key", "quay.test:443"),
+            Err(Code::ProxyKeyRejected)
+        );
+        assert_eq!(
+            ask("a", "b-key", "cdn.test:443"),
+            Err(Code::ProxyKeyRejected)
+        );
+        assert_eq!(
+            ask("z", "a-key", "cdn.test:443"),
+            Err(Code::ProxyBindingUnknown)
+        );
+        assert_eq!(
+            ask("a", "a-key", "other.test:8443"),
+            Err(Code::ProxyHostMismatch)
+        );
+        for key in ["rotating-key", "next"] {
+            assert_eq!(
+                ask("rotating", key, "git.test"),
+                Ok(Some("rotating".into()))
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_other_key_opens_anything(name in "a|b|rotating|[a-z]{1,3}", key in "\\PC{0,20}", target in "quay[.]test|cdn[.]test") {
+            prop_assume!(key != format!("{name}-key") && key != "next");
+            prop_assert!(ask(&name, &key, &target).is_err());
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! One request inside a terminated tunnel: it flows in as Argo CD sent it, goes
+//! to the bound host with the credential of the project, and the answer streams
+//! back. Challenges are answered here; redirects are the client's to follow,
+//! so no credential goes with them.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::header::{AUTHORIZATION, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Body as _, Incoming};
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use shared::errors::{Code, Named};
+use shared::proxy_view::{ProxyBinding, ProxyCredential, ProxyKind};
+use zeroize::Zeroizing;
+
+use crate::authorize::Route;
+use crate::ca::Ca;
+use crate::parse::authorization::Presented;
+use crate::parse::challenge::{self, Challenge};
+use crate::parse::target::{self, Authority};
+use crate::sync::Followed;
+use crate::tokens::{TokenKey, Tokens};
+use crate::upstream::Upstream;
+use crate::{Body, headers, realm, scope};
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Proxy {
+    pub(crate) followed: Followed,
+    pub(crate) ca: Ca,
+    pub(crate) upstream: Upstream,
+    wait: Duration,
+    tokens: Mutex<Tokens>,
+    /// Bindings whose registry asked for Basic: the next request brings it.
+    basic: Mutex<HashSet<String>>,
+}
+
+/// A tunnel that ends here.
+#[derive(Debug)]
+pub(crate) struct Terminated {
+    pub(crate) presented: Presented,
+    pub(crate) target: Authority,
+}
+
+/// What an attempt carried.
+enum Sent {
+    Nothing,
+    Basic,
+    Token(SecretString),
+}
+
+impl Proxy {
+    /// Requests wait for a binding's first credential for `wait` at most.
+    pub fn new(followed: Followed, ca: Ca, upstream: Upstream, wait: Duration) -> Self {
+        Self {
+            followed,
+            ca,
+            upstream,
+            wait,
+            tokens: Mutex::default(),
+            basic: Mutex::default(),
+        }
+    }
+
+    pub(crate) async fn forward(
+        &self,
+        tunnel: &Terminated,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Named> {
+        let (parts, body) = request.into_parts();
+        let path = target::origin(&parts.method, &parts.uri, &parts.headers, &tunnel.target)?;
+        // A binding or key that was withdrawn since the CONNECT opens nothing.
+        let bindings = self.followed.bindings.borrow().clone();
+        let Route::Terminate(own) = bindings.authorize(&tunnel.presented, &tunnel.target)? else {
+            return Err(Named::new(
+                Code::ProxyHostMismatch,
+                format!("host {}", tunnel.target),
+            ));
+        };
+        let empty = body.is_end_stream();
+        let body = body.map_err(Into::into).boxed();
+        let Some(selected) = scope::select(&bindings, own, &parts.method, path) else {
+            let response = self
+                .attempt(own, &tunnel.target, &parts, body, None, true)
+                .await?;
+            return Ok(stream(response, false));
+        };
+        let key = TokenKey {
+            binding: selected.binding.name.clone(),
+            repository: selected.repository.map(str::to_owned),
+        };
+        let (binding, credential) = self.credential(selected.binding).await?;
+
+        let sent = self.first(&binding, &key);
+        let authorization = header(&sent, &credential)?;
+        let response = self
+            .attempt(&binding, &tunnel.target, &parts, body, authorization, false)
+            .await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(stream(response, true));
+        }
+        let sent = self
+            .answer(&binding, &credential, &key, sent, &response)
+            .await?;
+        if !empty {
+            // Its body has gone; the client's next attempt carries the answer.
+            return Err(refused(&binding, "the request cannot be repeated"));
+        }
+        drop(response);
+        let authorization = header(&sent, &credential)?;
+        let response = self
+            .attempt(
+                &binding,
+                &tunnel.target,
+                &parts,
+                nothing(),
+                authorization,
+                false,
+            )
+            .await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            self.forget(&key, &sent);
+            return Err(refused(&binding, "status 401"));
+        }
+        Ok(stream(response, true))
+    }
+
+    /// Waits, bounded, until the binding has a credential that has not expired.
+    async fn credential(
+        &self,
+        binding: &ProxyBinding,
+    ) -> Result<(ProxyBinding, ProxyCredential), Named> {
+        let detail = || format!("binding {}", binding.name);
+        let missing = || Named::new(Code::CredentialMissing, detail());
+        let mut bindings = self.followed.bindings.clone();
+        let present = |seen: &Arc<crate::authorize::Bindings>| {
+            let current = seen.find(&binding.name)?;
+            // The Secret may have moved meanwhile: this request was not
+            // authorised for anything but what it saw.
+            let same = current.target == binding.target && current.project == binding.project;
+            let credential = current.credential.clone().filter(|_| same)?;
+            Some((current.clone(), credential))
+        };
+        let waited = tokio::time::timeout(self.wait, async {
+            bindings
+                .wait_for(|seen| present(seen).is_some())
+                .await
+                .ok()?;
+            let seen = bindings.borrow().clone();
+            present(&seen)
+        })
+        .await;
+        let Ok(Some((current, credential))) = waited else {
+            return Err(missing());
+        };
+        if credential.expires <= Timestamp::now() {
+            return Err(Named::new(Code::CredentialExpired, detail()));
+        }
+        Ok((current, credential))
+    }
+
+    /// What the first attempt carries: git and Helm servers often serve
+    /// something else to anonymous readers instead of asking.
+    fn first(&self, binding: &ProxyBinding, key: &TokenKey) -> Sent {
+        let basic = self.basic.lock().unwrap_or_else(PoisonError::into_inner);
+        if binding.kind != ProxyKind::Oci || basic.contains(&binding.name) {
+            return Sent::Basic;
+        }
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens
+            .find(key, Instant::now())
+            .map_or(Sent::Nothing, Sent::Token)
+    }
+
+    /// Answers the challenge of a 401, once.
+    async fn answer(
+        &self,
+        binding: &ProxyBinding,
+        credential: &ProxyCredential,
+        key: &TokenKey,
+        sent: Sent,
+        response: &Response<Incoming>,
+    ) -> Result<Sent, Named> {
+        self.forget(key, &sent);
+        let challenge = challenge::parse(response.headers()).map_err(|error| {
+            Named::new(error.code, format!("{}: {}", binding.name, error.detail))
+        })?;
+        match (challenge, sent) {
+            (Challenge::Basic, Sent::Basic) => Err(refused(binding, "status 401")),
+            (Challenge::Basic, _) => {
+                let mut basic = self.basic.lock().unwrap_or_else(PoisonError::into_inner);
+                basic.insert(binding.name.clone());
+                Ok(Sent::Basic)
+            }
+            (Challenge::Bearer { .. }, _) if binding.kind != ProxyKind::Oci => Err(refused(
+                binding,
+                "it asks for a token, which only registries give",
+            )),
+            (Challenge::Bearer { realm, service, .. }, _) => {
+                let repository = key.repository.as_deref();
+                let place = realm::locate(binding, &realm, service.as_deref(), repository)?;
+                let roots = self.followed.roots.borrow().clone();
+                let (token, life) =
+                    realm::fetch(&self.upstream, &roots, binding, credential, place).await?;
+                let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+                tokens.keep(key.clone(), token.clone(), life, Instant::now());
+                Ok(Sent::Token(token))
+            }
+        }
+    }
+
+    fn forget(&self, key: &TokenKey, sent: &Sent) {
+        match sent {
+            Sent::Nothing => {}
+            Sent::Basic => {
+                let mut basic = self.basic.lock().unwrap_or_else(PoisonError::into_inner);
+                basic.remove(&key.binding);
+            }
+            Sent::Token(token) => {
+                let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+                tokens.refused(key, token);
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        binding: &ProxyBinding,
+        target: &Authority,
+        parts: &Parts,
+        body: Body,
+        authorization: Option<HeaderValue>,
+        pass_own: bool,
+    ) -> Result<Response<Incoming>, Named> {
+        let path = parts.uri.path_and_query().map_or("/", |it| it.as_str());
+        let authority = match target.port {
+            443 => target.to_string().trim_end_matches(":443").to_owned(),
+            _ => target.to_string(),
+        };
+        let uri = Uri::builder()
+            .scheme("https")
+            .authority(authority)
+            .path_and_query(path)
+            .build()
+            .map_err(|error| Named::new(Code::ProxyRequestRefused, error.to_string()))?;
+        let mut request = Request::new(body);
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = parts.headers.clone();
+        headers::prepare(request.headers_mut(), authorization, pass_own);
+        let roots = self.followed.roots.borrow().clone();
+        let own_roots = roots.get(&target.host).map(Vec::as_slice);
+        self.upstream
+            .send(target, own_roots, binding.insecure, request)
+            .await
+    }
+}
+
+fn header(sent: &Sent, credential: &ProxyCredential) -> Result<Option<HeaderValue>, Named> {
+    let text = match sent {
+        Sent::Nothing => return Ok(None),
+        Sent::Basic => credential.basic(),
+        Sent::Token(token) => Zeroizing::new(format!("Bearer {}", token.expose_secret())),
+    };
+    HeaderValue::from_str(&text).map(Some).map_err(|error| {
+        Named::new(
+            Code::ExchangeUnreadable,
+            format!("{AUTHORIZATION}: {error}"),
+        )
+    })
+}
+
+fn refused(binding: &ProxyBinding, reason: &str) -> Named {
+    let detail = format!(
+        "binding {}, host {}: {reason}",
+        binding.name, binding.target
+    );
+    Named::new(Code::RegistryRefused, detail)
+}
+
+fn nothing() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed()
+}
+
+fn stream(response: Response<Incoming>, hide: bool) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    headers::answer(&mut parts.headers, hide);
+    parts.extensions.clear();
+    parts.version = http::Version::HTTP_11;
+    Response::from_parts(parts, body.map_err(Into::into).boxed())
+}

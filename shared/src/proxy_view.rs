@@ -1,0 +1,379 @@
+//! One file of the volume view that only the credential proxy mounts.
+//!
+//! There is one JSON document for each binding: whose it is, which key opens
+//! it, where its credential may go, and the credential once there is one.
+//! Unknown fields are refused: a proxy that does not know a restriction must
+//! not act as if there were none.
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::errors::{Code, Named};
+use crate::layout::FileStem;
+use crate::registry::RegistryHost;
+
+/// A binding as the credential proxy sees it.
+#[derive(Debug, Clone)]
+pub struct ProxyBinding {
+    /// Name of the binding, and of its Secret.
+    pub name: String,
+    /// The Argo CD project that it belongs to; none for every project.
+    pub project: Option<String>,
+    /// Hashes of the keys that open it: one, or two while keys rotate.
+    pub keys: Vec<KeyHash>,
+    /// Where the credential goes.
+    pub target: RegistryHost,
+    /// The repository prefix without leading and trailing slash; may be empty.
+    pub path: String,
+    /// What is served there.
+    pub kind: ProxyKind,
+    /// Content is fetched without verifying the target's certificate.
+    pub insecure: bool,
+    /// Hosts besides the target that a token realm may be on.
+    pub realm_hosts: Vec<RegistryHost>,
+    /// The credential, once the agent has one.
+    pub credential: Option<ProxyCredential>,
+}
+
+/// What a bound host serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyKind {
+    /// An OCI registry (distribution API).
+    Oci,
+    /// A Helm repository with an index.
+    HelmHttp,
+    /// Git over HTTPS.
+    Git,
+}
+
+/// A user name and password with its end. Debug shows neither of the two.
+#[derive(Clone)]
+pub struct ProxyCredential {
+    /// The user name; has no colon.
+    pub username: SecretString,
+    /// The password or token.
+    pub password: SecretString,
+    /// From then on it is not used any more.
+    pub expires: Timestamp,
+}
+
+impl ProxyCredential {
+    /// The value of an `Authorization` header (RFC 7617).
+    pub fn basic(&self) -> Zeroizing<String> {
+        let pair = Zeroizing::new(format!(
+            "{}:{}",
+            self.username.expose_secret(),
+            self.password.expose_secret()
+        ));
+        let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
+        Zeroizing::new(format!("Basic {}", encoded.as_str()))
+    }
+}
+
+impl fmt::Debug for ProxyCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxyCredential")
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
+}
+
+/// SHA-256 of a proxy key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyHash([u8; 32]);
+
+impl KeyHash {
+    /// Hashes a key.
+    pub fn of(key: &[u8]) -> Self {
+        Self(Sha256::digest(key).into())
+    }
+
+    /// Reads lower-case hex; `None` for anything else.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        let text = text.as_bytes();
+        if text.len() != 64 {
+            return None;
+        }
+        let mut hash = [0; 32];
+        for (byte, pair) in hash.iter_mut().zip(text.chunks_exact(2)) {
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Some(Self(hash))
+    }
+
+    /// Lower-case hex.
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The bytes, for a comparison in constant time.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyHash")
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Document {
+    binding: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    project: Option<String>,
+    key_sha256: Vec<String>,
+    target: String,
+    path: String,
+    kind: ProxyKind,
+    insecure: bool,
+    realm_hosts: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    credential: Option<Credential>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Credential {
+    username: Zeroizing<String>,
+    password: Zeroizing<String>,
+    expires: Timestamp,
+}
+
+/// Renders a file's content.
+///
+/// # Errors
+/// [`Code::ProxyViewUnreadable`] for a binding that [`parse`] would refuse.
+pub fn render(binding: &ProxyBinding) -> Result<Zeroizing<Vec<u8>>, Named> {
+    check(binding)?;
+    let credential = binding.credential.as_ref().map(|it| Credential {
+        username: Zeroizing::new(it.username.expose_secret().to_owned()),
+        password: Zeroizing::new(it.password.expose_secret().to_owned()),
+        expires: it.expires,
+    });
+    let document = Document {
+        binding: binding.name.clone(),
+        project: binding.project.clone(),
+        key_sha256: binding.keys.iter().map(KeyHash::to_hex).collect(),
+        target: binding.target.to_string(),
+        path: binding.path.clone(),
+        kind: binding.kind,
+        insecure: binding.insecure,
+        realm_hosts: binding
+            .realm_hosts
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        credential,
+    };
+    serde_json::to_vec(&document)
+        .map(Zeroizing::new)
+        .map_err(|error| syntax(&error))
+}
+
+/// Reads a file's content.
+///
+/// # Errors
+/// [`Code::ProxyViewUnreadable`], with the field or the position and never
+/// the content.
+pub fn parse(bytes: &[u8]) -> Result<ProxyBinding, Named> {
+    let document: Document = serde_json::from_slice(bytes).map_err(|error| syntax(&error))?;
+    let host = |field: &str, text: &str| {
+        RegistryHost::parse(text).map_err(|error| unreadable(&format!("{field}: {}", error.detail)))
+    };
+    let binding = ProxyBinding {
+        keys: document
+            .key_sha256
+            .iter()
+            .map(|hex| {
+                KeyHash::from_hex(hex).ok_or_else(|| unreadable("keySha256: not 64 hex digits"))
+            })
+            .collect::<Result<_, _>>()?,
+        target: host("target", &document.target)?,
+        realm_hosts: document
+            .realm_hosts
+            .iter()
+            .map(|text| host("realmHosts", text))
+            .collect::<Result<_, _>>()?,
+        name: document.binding,
+        project: document.project,
+        path: document.path,
+        kind: document.kind,
+        insecure: document.insecure,
+        credential: document.credential.map(|it| ProxyCredential {
+            username: it.username.as_str().into(),
+            password: it.password.as_str().into(),
+            expires: it.expires,
+        }),
+    };
+    check(&binding)?;
+    Ok(binding)
+}
+
+fn check(binding: &ProxyBinding) -> Result<(), Named> {
+    if FileStem::new(&binding.name).is_err() || binding.name.contains(':') {
+        return Err(unreadable("binding: not the name of a Secret"));
+    }
+    if !(1..=2).contains(&binding.keys.len()) {
+        return Err(unreadable("keySha256: not one or two keys"));
+    }
+    let segment = |segment: &str| !matches!(segment, "" | "." | "..");
+    let odd = |c: char| c.is_control() || matches!(c, ' ' | '?' | '#' | '\\' | '%');
+    let path = &binding.path;
+    if !path.is_empty() && (!path.split('/').all(segment) || path.contains(odd)) {
+        return Err(unreadable("path: not a repository path"));
+    }
+    if let Some(credential) = &binding.credential {
+        let (username, password) = (
+            credential.username.expose_secret(),
+            credential.password.expose_secret(),
+        );
+        if username.contains(':') {
+            return Err(unreadable("credential.username: has a colon"));
+        }
+        if username
+            .chars()
+            .chain(password.chars())
+            .any(char::is_control)
+        {
+            return Err(unreadable("credential: has a control character"));
+        }
+    }
+    Ok(())
+}
+
+fn unreadable(reason: &str) -> Named {
+    Named::new(Code::ProxyViewUnreadable, reason)
+}
+
+/// serde_json's own words may repeat a value.
+fn syntax(error: &serde_json::Error) -> Named {
+    unreadable(&format!("line {}, column {}", error.line(), error.column()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn binding() -> ProxyBinding {
+        ProxyBinding {
+            name: "prod-charts".into(),
+            project: Some("prod".into()),
+            keys: vec![KeyHash::of(b"key")],
+            target: RegistryHost::parse("quay.example.org").unwrap(),
+            path: "prod/charts".into(),
+            kind: ProxyKind::Oci,
+            insecure: false,
+            realm_hosts: vec![],
+            credential: Some(ProxyCredential {
+                username: "prod+argocd".into(),
+                password: "hunter2".into(),
+                expires: Timestamp::UNIX_EPOCH,
+            }),
+        }
+    }
+
+    #[test]
+    fn the_file_is_one_json_document() {
+        let bytes = render(&binding()).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&bytes).unwrap(),
+            concat!(
+                r#"{"binding":"prod-charts","project":"prod","keySha256":["#,
+                r#""2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683"],"#,
+                r#""target":"quay.example.org","path":"prod/charts","kind":"oci","insecure":false,"#,
+                r#""realmHosts":[],"credential":{"username":"prod+argocd","password":"hunter2","#,
+                r#""expires":"1970-01-01T00:00:00Z"}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn neither_debug_nor_errors_show_a_secret() {
+        let shown = format!("{:?}", binding());
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("2c70"),
+            "{shown}"
+        );
+        for text in [
+            r#"{"hunter2"#,
+            r#"{"hunter2":1}"#,
+            r#"{"binding":"a","keySha256":["hunter2"],"target":"a","path":"","kind":"oci","insecure":false,"realmHosts":[]}"#,
+        ] {
+            let error = parse(text.as_bytes()).unwrap_err();
+            assert_eq!(error.code, Code::ProxyViewUnreadable);
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_the_proxy_could_misread_is_refused() {
+        let change = |change: fn(&mut ProxyBinding)| {
+            let mut it = binding();
+            change(&mut it);
+            render(&it).unwrap_err()
+        };
+        for error in [
+            change(|it| it.name = "a:b".into()),
+            change(|it| it.name = "../a".into()),
+            change(|it| it.keys.clear()),
+            change(|it| it.path = "a/../b".into()),
+            change(|it| it.path = "/a".into()),
+            change(|it| it.path = "a%2fb".into()),
+            change(|it| it.credential.as_mut().unwrap().username = "a:b".into()),
+            change(|it| it.credential.as_mut().unwrap().password = "a\r\nb".into()),
+        ] {
+            assert_eq!(error.code, Code::ProxyViewUnreadable);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(
+            name in "[a-z0-9.-]{1,20}",
+            project in proptest::option::of("[a-z]{1,5}"),
+            path in "([a-z]{1,4}(/[a-z.]{2,4}[a-z]){0,2})?",
+            keys in proptest::collection::vec(any::<[u8; 4]>(), 1..=2),
+            realms in proptest::collection::vec("[a-z]{1,9}(:8443)?", 0..3),
+            insecure: bool,
+            secret in proptest::option::of(("[^:\\p{Cc}]{0,9}", "\\PC{0,20}", 0..1_000_000_000_i64)),
+        ) {
+            let given = ProxyBinding {
+                name, project, path, insecure,
+                kind: ProxyKind::Git,
+                keys: keys.iter().map(|key| KeyHash::of(key)).collect(),
+                target: RegistryHost::parse("git.example.org:8443").unwrap(),
+                realm_hosts: realms.iter().map(|it| RegistryHost::parse(it).unwrap()).collect(),
+                credential: secret.map(|(username, password, at)| ProxyCredential {
+                    username: username.into(),
+                    password: password.into(),
+                    expires: Timestamp::from_second(at).unwrap(),
+                }),
+            };
+            if let Ok(bytes) = render(&given) {
+                prop_assert_eq!(&*render(&parse(&bytes).unwrap()).unwrap(), &*bytes);
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
+            let _ = parse(&bytes);
+        }
+    }
+}
