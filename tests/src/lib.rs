@@ -23,6 +23,7 @@ pub mod chart;
 pub mod cluster;
 pub mod control_plane;
 pub mod demo;
+mod folders;
 pub mod generations;
 pub mod images;
 pub mod installation;

@@ -23,6 +23,7 @@ use crate::argocd::Applications;
 use crate::binaries::{Binaries, workspace};
 use crate::cluster::{self, ADDRESS, Cluster};
 use crate::control_plane::documents;
+use crate::folders::create;
 use crate::images::{self, Image, Reference};
 use crate::installation::{NAMESPACE, TRUST_DOMAIN};
 use crate::peers::{NodePeers, Peers};
@@ -336,9 +337,4 @@ fn relative(from: &Path, to: &Path) -> Result<PathBuf> {
         .strip_prefix("/")
         .context("a path that is not absolute")?;
     Ok(up.chain([down]).collect())
-}
-
-fn create(folder: PathBuf) -> Result<PathBuf> {
-    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    Ok(folder)
 }

@@ -4,18 +4,18 @@
 //! The demo and the process tier start the same scene.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use kube::Client;
 
 use crate::argocd::{self, ArgoCd};
 use crate::binaries::Binaries;
 use crate::control_plane::{self, ControlPlane, apply};
+use crate::folders::create;
 use crate::installation::{self, Installation, Plan};
 use crate::node::{self, Node};
 use crate::peers::Peers;
@@ -149,9 +149,4 @@ pub fn namespace(name: &str) -> String {
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels: {{{}: enabled}}\n",
         shared::annotations::INJECT
     )
-}
-
-fn create(folder: PathBuf) -> Result<PathBuf> {
-    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    Ok(folder)
 }

@@ -15,7 +15,6 @@ mod rollout;
 mod setup;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +30,7 @@ pub use api::ArgoCdApi;
 pub use applications::{Applications, Report};
 
 use crate::control_plane::ControlPlane;
+use crate::folders::create;
 use crate::node::Node;
 use crate::peers::Peers;
 use crate::ports;
@@ -321,11 +321,6 @@ impl Settings {
             .chain(switches.into_iter().map(str::to_owned))
             .collect())
     }
-}
-
-fn create(folder: PathBuf) -> Result<PathBuf> {
-    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    Ok(folder)
 }
 
 fn random() -> Result<String> {

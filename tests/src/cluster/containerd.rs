@@ -11,8 +11,9 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use super::mounts_below;
 use super::network::{BRIDGE, PODS};
-use super::{create, mounts_below};
+use crate::folders::create;
 use crate::images::mirror;
 use crate::peers::NodePeers;
 use crate::process::{Process, output, wait_until};

@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::containerd::SOCKET;
-use super::{ADDRESS, NODE, create, dns, mounts_below};
+use super::{ADDRESS, NODE, dns, mounts_below};
 use crate::control_plane::ControlPlane;
+use crate::folders::create;
 use crate::peers::NodePeers;
 use crate::process::Process;
 use crate::sandbox;

@@ -35,6 +35,7 @@ pub use self::kubelet::Kubelet;
 pub use self::network::ADDRESS;
 
 use crate::control_plane::{self, ControlPlane};
+use crate::folders::create;
 use crate::peers::{NodePeers, Peers};
 use crate::process::Process;
 use crate::registry::Registry;
@@ -219,11 +220,6 @@ fn component(
         .arg(kubeconfig)
         .args(arguments.iter().map(OsString::from));
     Ok(Process::start(name, &mut command, logs)?.with_grace(Duration::ZERO))
-}
-
-fn create(folder: PathBuf) -> Result<PathBuf> {
-    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    Ok(folder)
 }
 
 /// Mount points at or below `folder`, the innermost first.

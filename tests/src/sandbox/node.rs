@@ -1,7 +1,6 @@
 //! What is the machine's and a node would change, covered inside a sandbox: folders, network, kernel settings.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -9,6 +8,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use super::cover;
 use crate::cluster::mounts_below;
+use crate::folders::create;
 use crate::process::output;
 
 /// Empty inside. Pods' manifests name folders below them, so a node cannot have its own elsewhere.
@@ -59,9 +59,4 @@ pub(super) fn prepare(run: &Path) -> Result<()> {
         )?;
     }
     Ok(())
-}
-
-fn create(folder: PathBuf) -> Result<PathBuf> {
-    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    Ok(folder)
 }
