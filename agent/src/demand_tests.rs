@@ -49,7 +49,7 @@ pub(crate) fn registry(created: i64) -> Binding {
             },
             delivery: Delivery::DockerConfig,
             consumers: vec!["repo-server".into()],
-            proxy_key_sha256: None,
+            proxy: None,
         },
         reported_here: false,
     }

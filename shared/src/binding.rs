@@ -39,9 +39,40 @@ pub struct CredentialBindingSpec {
     pub delivery: Delivery,
     /// Service accounts of the namespace whose pods may have the credential.
     pub consumers: Vec<String>,
-    /// Lower-case hex SHA-256 of the proxy key, where delivery is `proxy`.
+    /// What the credential proxy needs to know, where delivery is `proxy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy_key_sha256: Option<String>,
+    pub proxy: Option<ProxyDelivery>,
+}
+
+/// Delivery by the credential proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyDelivery {
+    /// Lower-case hex SHA-256 of every key that opens it: one, or two while the
+    /// installation's key rotates.
+    pub key_sha256: Vec<String>,
+    /// What the target serves.
+    #[serde(rename = "type")]
+    pub kind: ProxyKind,
+    /// Content is fetched without verifying the target's certificate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+    /// The proxy on the way to the target, `http://host[:port]` without user
+    /// information; without it the environment's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_proxy: Option<String>,
+}
+
+/// What a host that the credential proxy reaches serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyKind {
+    /// An OCI registry (distribution API).
+    Oci,
+    /// A Helm repository with an index.
+    HelmHttp,
+    /// Git over HTTPS.
+    Git,
 }
 
 /// What a credential is for.
@@ -316,7 +347,12 @@ pub struct Condition {
 pub fn undeliverable(object: &str, spec: &CredentialBindingSpec) -> Option<Named> {
     let refuse = |code, what: String| Some(Named::new(code, format!("{object}: {what}")));
     match spec.delivery {
-        Delivery::Proxy => return refuse(Code::DeliveryNotAvailable, "delivery proxy".to_owned()),
+        Delivery::Proxy if spec.proxy.is_none() => {
+            return refuse(
+                Code::InvalidSecret,
+                "delivery proxy without spec.proxy".to_owned(),
+            );
+        }
         // A pod-wide file answers any project's pull from that host.
         Delivery::DockerConfig if spec.project.is_some() => {
             return refuse(
@@ -324,7 +360,7 @@ pub fn undeliverable(object: &str, spec: &CredentialBindingSpec) -> Option<Named
                 "delivery docker-config with a project".to_owned(),
             );
         }
-        Delivery::DockerConfig | Delivery::Exec => {}
+        Delivery::DockerConfig | Delivery::Proxy | Delivery::Exec => {}
     }
     if !matches!(spec.exchange.kind, ExchangeKind::Quay | ExchangeKind::None) {
         return refuse(
@@ -366,11 +402,7 @@ mod tests {
     fn what_this_version_delivers_and_what_not() {
         for (pointer, value, expected) in [
             ("/delivery", json!("docker-config"), None),
-            (
-                "/delivery",
-                json!("proxy"),
-                Some(Code::DeliveryNotAvailable),
-            ),
+            ("/delivery", json!("proxy"), Some(Code::InvalidSecret)),
             ("/project", json!("a"), Some(Code::DeliveryNotAvailable)),
             ("/exchange/type", json!("none"), None),
             (

@@ -8,6 +8,13 @@
 //!   clusters/<secret name>.json    ExecCredential of one cluster Secret
 //!   bin/exec-auth                  prints one of those for client-go
 //! ```
+//!
+//! The view that only the credential proxy's container mounts:
+//!
+//! ```text
+//! /var/run/workload-identity-proxy/
+//!   <binding>.json                 see `proxy_view`
+//! ```
 
 use std::path::{Path, PathBuf};
 
@@ -37,6 +44,29 @@ pub const EXEC_AUTH: &str = "exec-auth";
 pub const EXEC_AUTH_ALIAS: &str = "k8s-spiffe-workload-jwt-exec-auth";
 /// Where the public guides, and so the injected pods, have the exec plugin.
 pub const BINARIES_PATH: &str = "/binaries";
+/// The volume attribute that says which view of the credentials a volume is.
+pub const VIEW_ATTRIBUTE: &str = "view";
+/// Value of [`VIEW_ATTRIBUTE`]: what the credential proxy serves. Without the
+/// attribute it is the view of Argo CD's own containers.
+pub const PROXY_VIEW: &str = "proxy";
+/// Name of the credential proxy's volume in the pod.
+pub const PROXY_VOLUME_NAME: &str = "workload-identity-proxy";
+/// Where the credential proxy mounts its view.
+pub const PROXY_VIEW_PATH: &str = "/var/run/workload-identity-proxy";
+/// Name of the credential proxy's container.
+pub const PROXY_CONTAINER: &str = "credential-proxy";
+/// The credential proxy's program in its image.
+pub const PROXY_PROGRAM: &str = "/usr/local/bin/credential-proxy";
+/// Name of the volume with the credential proxy's own state, in memory.
+pub const PROXY_STATE_VOLUME_NAME: &str = "credential-proxy-state";
+/// Where the credential proxy mounts that volume.
+pub const PROXY_STATE_PATH: &str = "/var/run/credential-proxy";
+/// Name of the volume with the certificates that Argo CD verifies servers with.
+pub const TLS_DATA_VOLUME_NAME: &str = "workload-identity-tls";
+/// Where both containers mount that volume; the value of `ARGOCD_TLS_DATA_PATH`.
+pub const TLS_DATA_PATH: &str = "/var/run/workload-identity-tls";
+/// The credential proxy's address in the pod's network.
+pub const PROXY_ADDRESS: &str = "127.0.0.1:15080";
 /// Name of the upstream SPIFFE CSI driver.
 pub const SPIFFE_CSI_DRIVER: &str = "csi.spiffe.io";
 /// Name of the injected SPIFFE volume.

@@ -12,8 +12,11 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use url::Url;
 use zeroize::Zeroizing;
 
+use crate::allow_list::AllowList;
+use crate::binding::ProxyKind;
 use crate::errors::{Code, Named};
 use crate::layout::FileStem;
 use crate::registry::RegistryHost;
@@ -35,22 +38,13 @@ pub struct ProxyBinding {
     pub kind: ProxyKind,
     /// Content is fetched without verifying the target's certificate.
     pub insecure: bool,
-    /// Hosts besides the target that a token realm may be on.
-    pub realm_hosts: Vec<RegistryHost>,
+    /// The administrator's list: where a token realm besides the target may be,
+    /// and what is relaxed for each host.
+    pub allowed_hosts: AllowList,
+    /// The proxy on the way to the target, if not the environment's.
+    pub upstream_proxy: Option<Url>,
     /// The credential, once the agent has one.
     pub credential: Option<ProxyCredential>,
-}
-
-/// What a bound host serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ProxyKind {
-    /// An OCI registry (distribution API).
-    Oci,
-    /// A Helm repository with an index.
-    HelmHttp,
-    /// Git over HTTPS.
-    Git,
 }
 
 /// A user name and password with its end. Debug shows neither of the two.
@@ -141,7 +135,9 @@ struct Document {
     path: String,
     kind: ProxyKind,
     insecure: bool,
-    realm_hosts: Vec<String>,
+    allowed_hosts: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upstream_proxy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     credential: Option<Credential>,
 }
@@ -173,11 +169,8 @@ pub fn render(binding: &ProxyBinding) -> Result<Zeroizing<Vec<u8>>, Named> {
         path: binding.path.clone(),
         kind: binding.kind,
         insecure: binding.insecure,
-        realm_hosts: binding
-            .realm_hosts
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
+        allowed_hosts: binding.allowed_hosts.to_string(),
+        upstream_proxy: binding.upstream_proxy.as_ref().map(Url::to_string),
         credential,
     };
     serde_json::to_vec(&document)
@@ -192,9 +185,6 @@ pub fn render(binding: &ProxyBinding) -> Result<Zeroizing<Vec<u8>>, Named> {
 /// the content.
 pub fn parse(bytes: &[u8]) -> Result<ProxyBinding, Named> {
     let document: Document = serde_json::from_slice(bytes).map_err(|error| syntax(&error))?;
-    let host = |field: &str, text: &str| {
-        RegistryHost::parse(text).map_err(|error| unreadable(&format!("{field}: {}", error.detail)))
-    };
     let binding = ProxyBinding {
         keys: document
             .key_sha256
@@ -203,12 +193,16 @@ pub fn parse(bytes: &[u8]) -> Result<ProxyBinding, Named> {
                 KeyHash::from_hex(hex).ok_or_else(|| unreadable("keySha256: not 64 hex digits"))
             })
             .collect::<Result<_, _>>()?,
-        target: host("target", &document.target)?,
-        realm_hosts: document
-            .realm_hosts
-            .iter()
-            .map(|text| host("realmHosts", text))
-            .collect::<Result<_, _>>()?,
+        target: RegistryHost::parse(&document.target)
+            .map_err(|error| unreadable(&format!("target: {}", error.detail)))?,
+        allowed_hosts: AllowList::parse(&document.allowed_hosts)
+            .map_err(|error| unreadable(&format!("allowedHosts: {}", error.detail)))?,
+        upstream_proxy: document
+            .upstream_proxy
+            .as_deref()
+            .map(upstream_proxy)
+            .transpose()
+            .map_err(|error| unreadable(&format!("upstreamProxy: {}", error.detail)))?,
         name: document.binding,
         project: document.project,
         path: document.path,
@@ -222,6 +216,28 @@ pub fn parse(bytes: &[u8]) -> Result<ProxyBinding, Named> {
     };
     check(&binding)?;
     Ok(binding)
+}
+
+/// Reads the URL of an upstream proxy: `http://host[:port]`, nothing else. User
+/// information would be one more password in a Secret.
+///
+/// # Errors
+/// [`Code::InvalidUrl`], with what is wrong.
+pub fn upstream_proxy(text: &str) -> Result<Url, Named> {
+    let refuse = |reason: &str| Err(Named::new(Code::InvalidUrl, reason));
+    let Ok(url) = Url::parse(text) else {
+        return refuse("not http://host:port");
+    };
+    if url.scheme() != "http" || url.host_str().is_none_or(str::is_empty) {
+        return refuse("not http://host:port");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return refuse("has user information");
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return refuse("has a path");
+    }
+    Ok(url)
 }
 
 fn check(binding: &ProxyBinding) -> Result<(), Named> {
@@ -280,7 +296,8 @@ mod tests {
             path: "prod/charts".into(),
             kind: ProxyKind::Oci,
             insecure: false,
-            realm_hosts: vec![],
+            allowed_hosts: AllowList::default(),
+            upstream_proxy: None,
             credential: Some(ProxyCredential {
                 username: "prod+argocd".into(),
                 password: "hunter2".into(),
@@ -298,7 +315,7 @@ mod tests {
                 r#"{"binding":"prod-charts","project":"prod","keySha256":["#,
                 r#""2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683"],"#,
                 r#""target":"quay.example.org","path":"prod/charts","kind":"oci","insecure":false,"#,
-                r#""realmHosts":[],"credential":{"username":"prod+argocd","password":"hunter2","#,
+                r#""allowedHosts":"","credential":{"username":"prod+argocd","password":"hunter2","#,
                 r#""expires":"1970-01-01T00:00:00Z"}}"#
             )
         );
@@ -314,7 +331,7 @@ mod tests {
         for text in [
             r#"{"hunter2"#,
             r#"{"hunter2":1}"#,
-            r#"{"binding":"a","keySha256":["hunter2"],"target":"a","path":"","kind":"oci","insecure":false,"realmHosts":[]}"#,
+            r#"{"binding":"a","keySha256":["hunter2"],"target":"a","path":"","kind":"oci","insecure":false,"allowedHosts":""}"#,
         ] {
             let error = parse(text.as_bytes()).unwrap_err();
             assert_eq!(error.code, Code::ProxyViewUnreadable);
@@ -343,6 +360,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_upstream_proxy_is_scheme_host_and_port() {
+        assert!(upstream_proxy("http://proxy.test:3128").is_ok());
+        for text in [
+            "",
+            "proxy:3128",
+            "https://proxy",
+            "http://user@proxy",
+            "http://:password@proxy",
+            "http://proxy/path",
+            "http://proxy?query",
+            "socks5://proxy",
+        ] {
+            let error = upstream_proxy(text).unwrap_err();
+            assert!(!error.detail.contains("password"), "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn round_trip(
@@ -350,7 +385,8 @@ mod tests {
             project in proptest::option::of("[a-z]{1,5}"),
             path in "([a-z]{1,4}(/[a-z.]{2,4}[a-z]){0,2})?",
             keys in proptest::collection::vec(any::<[u8; 4]>(), 1..=2),
-            realms in proptest::collection::vec("[a-z]{1,9}(:8443)?", 0..3),
+            allowed in "([a-z]{1,9}(:8443)?(;private)?(,[a-z]{1,9};insecure)?)?",
+            proxy in proptest::option::of("http://[a-z]{1,9}(:3128)?"),
             insecure: bool,
             secret in proptest::option::of(("[^:\\p{Cc}]{0,9}", "\\PC{0,20}", 0..1_000_000_000_i64)),
         ) {
@@ -359,7 +395,8 @@ mod tests {
                 kind: ProxyKind::Git,
                 keys: keys.iter().map(|key| KeyHash::of(key)).collect(),
                 target: RegistryHost::parse("git.example.org:8443").unwrap(),
-                realm_hosts: realms.iter().map(|it| RegistryHost::parse(it).unwrap()).collect(),
+                allowed_hosts: AllowList::parse(&allowed).unwrap(),
+                upstream_proxy: proxy.map(|it| upstream_proxy(&it).unwrap()),
                 credential: secret.map(|(username, password, at)| ProxyCredential {
                     username: username.into(),
                     password: password.into(),

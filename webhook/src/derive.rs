@@ -123,7 +123,7 @@ impl Derivation {
             exchange,
             delivery,
             consumers: self.registry_consumers.clone(),
-            proxy_key_sha256: None,
+            proxy: None,
         })
     }
 
@@ -164,7 +164,7 @@ impl Derivation {
             exchange: Exchange::of(ExchangeKind::None),
             delivery: Delivery::Exec,
             consumers: self.cluster_consumers.clone(),
-            proxy_key_sha256: None,
+            proxy: None,
         })
     }
 

@@ -80,7 +80,9 @@ impl Bindings {
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
-    use shared::proxy_view::{KeyHash, ProxyKind};
+    use shared::allow_list::AllowList;
+    use shared::binding::ProxyKind;
+    use shared::proxy_view::KeyHash;
     use shared::registry::RegistryHost;
 
     use super::*;
@@ -95,7 +97,8 @@ pub(crate) mod tests {
             path: path.into(),
             kind: ProxyKind::Oci,
             insecure: false,
-            realm_hosts: vec![],
+            allowed_hosts: AllowList::default(),
+            upstream_proxy: None,
             credential: None,
         }
     }

@@ -14,8 +14,9 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body as _, Incoming};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
+use shared::binding::ProxyKind;
 use shared::errors::{Code, Named};
-use shared::proxy_view::{ProxyBinding, ProxyCredential, ProxyKind};
+use shared::proxy_view::{ProxyBinding, ProxyCredential};
 use zeroize::Zeroizing;
 
 use crate::authorize::Route;

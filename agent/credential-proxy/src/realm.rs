@@ -49,9 +49,9 @@ pub fn locate(
     let host = url.host_str().unwrap_or_default();
     let text = format!("{host}:{}", url.port().unwrap_or(443));
     let authority = Authority::parse(&text).map_err(|error| refuse(&error.detail))?;
-    let allowed = std::iter::once(&binding.target)
-        .chain(&binding.realm_hosts)
-        .any(|host| Authority::from(host) == authority);
+    let port = url.port().unwrap_or(443);
+    let allowed = Authority::from(&binding.target) == authority
+        || binding.allowed_hosts.permission(host, port).is_some();
     if !allowed {
         return Err(refuse(&format!("the realm is on {authority}")));
     }
@@ -148,14 +148,14 @@ pub async fn fetch(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use shared::registry::RegistryHost;
+    use shared::allow_list::AllowList;
 
     use super::*;
     use crate::authorize::tests::binding;
 
     fn ask(realm: &str) -> Result<String, Code> {
         let mut binding = binding("a", "a", "quay.test:8443", "a");
-        binding.realm_hosts = vec![RegistryHost::parse("auth.test").unwrap()];
+        binding.allowed_hosts = AllowList::parse("auth.test").unwrap();
         locate(&binding, realm, Some("quay"), Some("a/b"))
             .map(|(_, url)| url.to_string())
             .map_err(|error| error.code)

@@ -3,7 +3,8 @@
 //! realm, flow out. Pure.
 
 use http::Method;
-use shared::proxy_view::{ProxyBinding, ProxyKind};
+use shared::binding::ProxyKind;
+use shared::proxy_view::ProxyBinding;
 
 use crate::authorize::Bindings;
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use shared::proxy_view::ProxyKind;
-use shared::registry::RegistryHost;
+use shared::allow_list::AllowList;
+use shared::binding::ProxyKind;
 
 use crate::world::{Authority, Seen, Server, World, basic, binding, get, text};
 
@@ -158,7 +158,7 @@ async fn a_realm_on_another_host_needs_permission() {
     let target = server.at("localhost");
     let refused = binding("a", &target, "a");
     let mut allowed = binding("b", &target, "b");
-    allowed.realm_hosts = vec![RegistryHost::parse(&realm.at("127.0.0.1")).unwrap()];
+    allowed.allowed_hosts = AllowList::parse(&realm.at("127.0.0.1")).unwrap();
     let world = World::start(&authority, &[refused, allowed]).await;
 
     let answer = world.get(&target, "a", "/v2/a/manifests/1").await;

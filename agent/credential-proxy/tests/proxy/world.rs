@@ -26,7 +26,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use shared::allow_list::AllowList;
-use shared::proxy_view::{self, KeyHash, ProxyBinding, ProxyCredential, ProxyKind};
+use shared::binding::ProxyKind;
+use shared::proxy_view::{self, KeyHash, ProxyBinding, ProxyCredential};
 use shared::registry::RegistryHost;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -173,7 +174,8 @@ pub(crate) fn binding(name: &str, target: &str, path: &str) -> ProxyBinding {
         path: path.into(),
         kind: ProxyKind::Oci,
         insecure: false,
-        realm_hosts: vec![],
+        allowed_hosts: AllowList::default(),
+        upstream_proxy: None,
         credential: Some(ProxyCredential {
             username: format!("{name}+robot").into(),
             password: "secret".into(),

@@ -76,7 +76,7 @@ pub(super) fn smallest() -> CredentialBindingSpec {
         exchange: Exchange::of(ExchangeKind::Quay),
         delivery: Delivery::DockerConfig,
         consumers: vec!["argocd-repo-server".to_owned()],
-        proxy_key_sha256: None,
+        proxy: None,
     }
 }
 

@@ -13,7 +13,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use shared::binding::{
     Condition, CredentialBindingSpec, CredentialBindingStatus, CredentialKind, Delivery, Exchange,
-    ExchangeKind, NodeError, NodeState, NodeStatus, Provider, TargetKind,
+    ExchangeKind, NodeError, NodeState, NodeStatus, Provider, ProxyDelivery, ProxyKind, TargetKind,
 };
 
 use super::bench::{bindings as all, control_plane, object, refused, smallest};
@@ -74,7 +74,12 @@ fn full_spec() -> CredentialBindingSpec {
         username: Some("team+puller".to_owned()),
     };
     spec.consumers.push("another".to_owned());
-    spec.proxy_key_sha256 = Some("0".repeat(64));
+    spec.proxy = Some(ProxyDelivery {
+        key_sha256: vec!["0".repeat(64), "1".repeat(64)],
+        kind: ProxyKind::Oci,
+        insecure: true,
+        upstream_proxy: Some("http://proxy.example.test:3128".to_owned()),
+    });
     spec
 }
 

@@ -61,7 +61,7 @@ async fn an_administrator_does_not_write_a_spec(scene: &Scene) -> Result<()> {
         json!({ "delivery": "exec" }),
         json!({ "consumers": ["default"] }),
         json!({ "consumers": [] }),
-        json!({ "proxyKeySha256": "00" }),
+        json!({ "proxy": {"keySha256": ["0".repeat(64)], "type": "oci"} }),
     ] {
         let patch = json!({ "spec": change });
         refused(rest.merge(&path, &patch).await, POLICY, &change)?;
