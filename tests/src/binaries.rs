@@ -98,6 +98,12 @@ impl Binaries {
         self.exec_auth.clone()
     }
 
+    /// The credential proxy, `credential-proxy`.
+    #[must_use]
+    pub fn credential_proxy(&self) -> PathBuf {
+        self.folder.join("credential-proxy")
+    }
+
     /// The suite's own writer to a credential volume, which is there to be killed.
     #[must_use]
     pub fn volume_writer(&self) -> PathBuf {

@@ -111,7 +111,7 @@ impl Surroundings {
     ///
     /// # Errors
     /// As [`ArgoCd::start`].
-    pub async fn argocd(&self, peers: &Peers) -> Result<ArgoCd> {
+    pub async fn argocd(&self, peers: &Peers, binaries: &Binaries) -> Result<ArgoCd> {
         ArgoCd::start(argocd::Options {
             peers,
             control_plane: &self.control_plane,
@@ -123,6 +123,7 @@ impl Surroundings {
                 self.targets.authority.pem().to_owned(),
             )]),
             hosts: vec![quay::HOST.to_owned()],
+            credential_proxy: binaries.credential_proxy(),
         })
         .await
     }

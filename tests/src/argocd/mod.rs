@@ -13,6 +13,7 @@ mod api;
 mod applications;
 mod rollout;
 mod setup;
+mod sidecars;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -84,6 +85,8 @@ pub struct Options<'a> {
     pub trusted: BTreeMap<String, String>,
     /// Names that resolve to loopback for its processes, such as a registry's.
     pub hosts: Vec<String>,
+    /// The program that is the image of the credential proxy's container.
+    pub credential_proxy: PathBuf,
 }
 
 /// A running Argo CD. Its processes stop when this is dropped; its objects stay.
@@ -93,9 +96,11 @@ pub struct ArgoCd {
     redis: Redis,
 }
 
+/// Ends from its first field to its last: a container, then the sidecars that it used.
 struct Running {
-    pod: Pod,
     container: SandboxedContainer,
+    sidecars: Vec<SandboxedContainer>,
+    pod: Pod,
 }
 
 /// All that is needed to start a component again.
@@ -105,6 +110,7 @@ struct Settings {
     namespace: String,
     folder: PathBuf,
     image: Image,
+    sidecar_image: Image,
     hosts: Vec<String>,
     api_server_port: u16,
     ports: HashMap<Component, Ports>,
@@ -145,6 +151,7 @@ impl ArgoCd {
             namespace: options.namespace.to_owned(),
             folder: create(options.folder.join("pods"))?,
             image: setup::image(options.peers, options.folder)?,
+            sidecar_image: sidecars::image(options.credential_proxy),
             hosts: setup::hosts(options.hosts),
             api_server_port: options.control_plane.port(),
             ports,
@@ -193,7 +200,7 @@ impl ArgoCd {
     /// As [`ArgoCd::start`]; the component is then not running.
     pub async fn restart(&mut self, component: Component) -> Result<()> {
         if let Some(before) = self.running.remove(&component) {
-            drop(before.container);
+            drop((before.container, before.sidecars));
             let settings = &self.settings;
             rollout::complete(&settings.client, &settings.namespace, component).await?;
             settings.node.delete_pod(&before.pod, POD).await?;
@@ -210,7 +217,8 @@ impl ArgoCd {
     pub fn ensure_running(&mut self) -> Result<()> {
         self.running
             .values_mut()
-            .try_for_each(|running| running.container.process().ensure_running())
+            .flat_map(|running| running.sidecars.iter_mut().chain([&mut running.container]))
+            .try_for_each(|container| container.process().ensure_running())
     }
 
     /// The Applications of the installation's namespace.
@@ -261,18 +269,11 @@ impl Settings {
             .node
             .running_pod(&self.namespace, &selector, POD)
             .await?;
-        let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
-        let mut container = SandboxedContainer::start(sandboxed_container::Options {
-            node: &self.node,
-            pod: &pod,
-            container: component.name(),
-            folder: &self.folder,
-            image: &self.image,
-            api_server_port: self.api_server_port,
-            hosts: &hosts,
-            extra_args: &self.arguments(component, redis)?,
-        })
-        .await?;
+        let sidecars = sidecars::start(self, &pod).await?;
+        let arguments = self.arguments(component, redis)?;
+        let mut container = self
+            .container(&pod, component.name(), &self.image, &arguments)
+            .await?;
         let ports = self.ports(component)?;
         let port = match component {
             Component::Server => ports.service,
@@ -287,7 +288,32 @@ impl Settings {
                 Ok(())
             })
             .await?;
-        Ok(Running { pod, container })
+        Ok(Running {
+            container,
+            sidecars,
+            pod,
+        })
+    }
+
+    async fn container(
+        &self,
+        pod: &Pod,
+        name: &str,
+        image: &Image,
+        extra_args: &[String],
+    ) -> Result<SandboxedContainer> {
+        let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
+        SandboxedContainer::start(sandboxed_container::Options {
+            node: &self.node,
+            pod,
+            container: name,
+            folder: &self.folder,
+            image,
+            api_server_port: self.api_server_port,
+            hosts: &hosts,
+            extra_args,
+        })
+        .await
     }
 
     /// Only addresses: free ports on loopback instead of a pod's own address and cluster services.

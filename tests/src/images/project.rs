@@ -8,8 +8,10 @@ use crate::binaries::Binaries;
 const CONTROL_PLANE: &str = "/usr/local/bin/argocd-identity";
 const AGENT: &str = "/usr/local/bin/argocd-identity-agent";
 const EXEC_AUTH: &str = "/usr/local/bin/exec-auth";
+const CREDENTIAL_PROXY: &str = shared::layout::PROXY_PROGRAM;
 const SUPERVISOR: &str = "/usr/local/bin/supervisor";
-/// The manifests' `runAsUser` of the control plane.
+/// The manifests' `runAsUser` of the control plane, and the credential proxy's in Argo CD's pods, where no
+/// manifest names one. The agent's says that it runs as root.
 const USER: u32 = 65532;
 
 /// Starts the agent again whenever it ends, so that a trial may kill it more often than kubelet
@@ -43,7 +45,7 @@ pub fn control_plane(binaries: &Binaries) -> Result<Image> {
     Ok(image)
 }
 
-/// `argocd-identity-agent:dev`, the node agent.
+/// `argocd-identity-agent:dev`: the node agent, and the programs that it brings to Argo CD's pods.
 ///
 /// # Errors
 /// When a program is not built or a library of it is missing.
@@ -52,7 +54,9 @@ pub fn agent(binaries: &Binaries) -> Result<Image> {
     surroundings(&mut image);
     image.program(AGENT, &binaries.agent())?;
     image.program(EXEC_AUTH, &binaries.exec_auth())?;
+    image.program(CREDENTIAL_PROXY, &binaries.credential_proxy())?;
     image.config.entrypoint = vec![AGENT.to_owned()];
+    image.config.user = USER.to_string();
     Ok(image)
 }
 

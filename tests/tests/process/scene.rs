@@ -77,7 +77,7 @@ impl trials::Scene for Scene {
         let around = Surroundings::start(&folder, &prepared.peers, LIVES).await?;
         let installation = around.install(&prepared.binaries, LIVES).await?;
         let argocd = if with_argocd {
-            Some(around.argocd(&prepared.peers).await?)
+            Some(around.argocd(&prepared.peers, &prepared.binaries).await?)
         } else {
             None
         };

@@ -32,7 +32,7 @@ pub(crate) async fn play(folder: &Path, arguments: &Arguments) -> Result<()> {
     let _installation = around.install(&binaries, job::LIVES).await?;
     story.step("argocd-workload-identity is installed; namespace argocd is labelled");
 
-    let argocd = around.argocd(&peers).await?;
+    let argocd = around.argocd(&peers, &binaries).await?;
     let client = around.client()?;
     story.step("stock Argo CD's install.yaml is applied, unchanged; its pods got:");
     for line in injected::describe(&client).await? {
