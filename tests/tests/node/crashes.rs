@@ -12,6 +12,7 @@ use harness::process::wait_until;
 use harness::scene::ARGOCD;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -27,6 +28,8 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 const KILLS: usize = 100;
+/// So many that end by themselves are too many.
+const ENDED: usize = 5;
 /// How many pods come and go at a time.
 const CHURN: usize = 3;
 /// How long a pod may take to run before it is deleted all the same. Kubelet waits twice as long after each
@@ -39,7 +42,13 @@ const LONGEST: [Duration; 3] = [
     Duration::from_millis(300),
     Duration::from_millis(3500),
 ];
+/// Kubelet waits up to 122 s before it tries again to take back a volume whose driver was not there.
+const TAKEN_BACK: Duration = Duration::from_secs(150);
 const AGENT: &str = "/usr/local/bin/argocd-identity-agent";
+/// Where kubelet has what containers write.
+const LOGS: &str = "/var/log/pods";
+/// Lines of a log that are shown.
+const LAST: usize = 20;
 
 async fn a_hundred_kills_leave_nothing_behind(scene: &mut Scene) -> Result<()> {
     // Kubelet waits longer from crash to crash, so in this image a shell starts the agent again.
@@ -55,8 +64,17 @@ async fn a_hundred_kills_leave_nothing_behind(scene: &mut Scene) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (ran, reads) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let killing = async {
-        for kill in 0..KILLS {
-            kill_next(LONGEST[kill % LONGEST.len()]).await?;
+        let mut kills = 0;
+        let mut ended = 0;
+        while kills < KILLS {
+            if kill_next(LONGEST[kills % LONGEST.len()]).await? {
+                kills += 1;
+                continue;
+            }
+            // An agent that cannot start says why, and is started again, as by kubelet.
+            ended += 1;
+            eprintln!("an agent ended by itself:\n{}", last_words()?);
+            ensure!(ended < ENDED, "{ended} agents ended by themselves");
         }
         stop.send_replace(true);
         anyhow::Ok(())
@@ -87,7 +105,7 @@ async fn a_hundred_kills_leave_nothing_behind(scene: &mut Scene) -> Result<()> {
     }
     let volume = mounts::of(&witness)?;
     let only = &volume;
-    wait_until("nothing to be left behind", LIMIT, || async move {
+    wait_until("nothing to be left behind", TAKEN_BACK, || async move {
         let left = mounts::all()?;
         ensure!(left == std::slice::from_ref(only), "mounts: {left:?}");
         let left = mounts::folders()?;
@@ -135,20 +153,40 @@ async fn churn(
     Ok(made)
 }
 
-/// Waits for the next agent, lets it live for a while, and kills it.
-async fn kill_next(longest: Duration) -> Result<()> {
+/// Waits for the next agent, lets it live for a while, and kills it. False when it has ended by itself.
+async fn kill_next(longest: Duration) -> Result<bool> {
     let pid = wait_until("an agent", LIMIT, || async {
         agent()?.context("there is none")
     })
     .await?;
     let random = RandomState::new().hash_one(pid.as_raw_nonzero()) % 1000;
     tokio::time::sleep(longest * u32::try_from(random)? / 1000).await;
-    kill_process(pid, Signal::KILL).context("kill the agent")?;
+    match kill_process(pid, Signal::KILL) {
+        Err(Errno::SRCH) => return Ok(false),
+        result => result.context("kill the agent")?,
+    }
     wait_until("its end", LIMIT, || async move {
         ensure!(agent()? != Some(pid), "it still runs");
-        Ok(())
+        Ok(true)
     })
     .await
+}
+
+/// The end of what the agents' container wrote.
+fn last_words() -> Result<String> {
+    let mut said = String::new();
+    for pod in fs::read_dir(LOGS).context("list logs")? {
+        let folder = pod.context("list logs")?.path().join("agent");
+        for log in fs::read_dir(folder).into_iter().flatten() {
+            let log = log.context("list logs")?.path();
+            let text =
+                fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))?;
+            let lines: Vec<_> = text.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LAST)..];
+            said.push_str(&format!("{}:\n{}\n", log.display(), last.join("\n")));
+        }
+    }
+    Ok(said)
 }
 
 /// The agent's process, as this PID namespace has it.
