@@ -4,7 +4,7 @@
 //! Its objects (a ConfigMap, a ServiceAccount) are Healthy on a cluster without nodes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use crate::folders::create;
 use crate::process::output;
 
 /// What a chart is called and what it deploys.
@@ -45,10 +46,9 @@ impl Chart<'_> {
     /// When the chart cannot be written, or with Helm's own words.
     pub fn push(&self, helm: &Path, folder: &Path, to: &Destination<'_>) -> Result<()> {
         let folder = folder.join(format!("chart-{}-{}", self.name, self.version));
-        let source = folder.join(self.name);
-        self.write(&source)?;
         let login = STANDARD.encode(format!("{}:{}", to.user, to.password));
         let config = json!({ "auths": { to.host: { "auth": login } } });
+        create(folder.clone())?;
         write(&folder.join("registry.json"), &config.to_string())?;
         let name = to.host.split(':').next().unwrap_or(to.host);
         write(
@@ -56,13 +56,7 @@ impl Chart<'_> {
             &format!("127.0.0.1 localhost {name}\n"),
         )?;
 
-        output(
-            self.helm(helm, &folder)
-                .args(["package", "--destination"])
-                .args([&folder, &source]),
-        )
-        .with_context(|| format!("package the chart {}", self.name))?;
-        let package = folder.join(format!("{}-{}.tgz", self.name, self.version));
+        let package = self.package(helm, &folder, &folder)?;
         output(
             self.helm(helm, &folder)
                 .arg("push")
@@ -75,7 +69,21 @@ impl Chart<'_> {
         Ok(())
     }
 
-    fn write(&self, source: &Path) -> Result<()> {
+    /// Packages the chart into a folder that is there, with its source below `work`, and returns the file.
+    pub(crate) fn package(&self, helm: &Path, work: &Path, to: &Path) -> Result<PathBuf> {
+        let source = work.join(self.name);
+        self.write(&source)?;
+        output(
+            self.helm(helm, work)
+                .args(["package", "--destination"])
+                .args([to, &source]),
+        )
+        .with_context(|| format!("package the chart {}", self.name))?;
+        Ok(to.join(format!("{}-{}.tgz", self.name, self.version)))
+    }
+
+    /// Writes the chart's files.
+    pub(crate) fn write(&self, source: &Path) -> Result<()> {
         let templates = source.join("templates");
         fs::create_dir_all(&templates)
             .with_context(|| format!("create {}", templates.display()))?;
@@ -108,7 +116,7 @@ impl Chart<'_> {
     }
 
     /// Helm with all of its folders below `folder`.
-    fn helm(&self, helm: &Path, folder: &Path) -> Command {
+    pub(crate) fn helm(&self, helm: &Path, folder: &Path) -> Command {
         let mut command = Command::new(helm);
         command
             .env_clear()

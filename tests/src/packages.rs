@@ -23,6 +23,8 @@ const NEEDED: &[(&str, &str)] = &[
     // Argo CD's repo-server makes a keyring at its start; gpg only recommends its agent.
     ("gpg-agent", "gpg-agent"),
     ("busybox", "busybox-static"),
+    // The server without its system service, which the package apache2 would start.
+    ("/usr/sbin/apache2", "apache2-bin"),
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),

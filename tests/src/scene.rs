@@ -3,7 +3,6 @@
 //!
 //! The demo and the process tier start the same scene.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use kube::Client;
 
 use crate::argocd::{self, ArgoCd};
 use crate::binaries::Binaries;
+use crate::code;
 use crate::control_plane::{self, ControlPlane, apply};
 use crate::folders::create;
 use crate::installation::{self, Installation, Plan};
@@ -118,11 +118,10 @@ impl Surroundings {
             node: Arc::clone(&self.node),
             namespace: ARGOCD,
             folder: &create(self.folder.join("argocd"))?,
-            trusted: BTreeMap::from([(
-                quay::HOST.to_owned(),
-                self.targets.authority.pem().to_owned(),
-            )]),
-            hosts: vec![quay::HOST.to_owned()],
+            trusted: [quay::HOST, code::HOST]
+                .map(|host| (host.to_owned(), self.targets.authority.pem().to_owned()))
+                .into(),
+            hosts: [quay::HOST, code::HOST].map(str::to_owned).into(),
             credential_proxy: binaries.credential_proxy(),
         })
         .await

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use kube::api::DynamicObject;
 
 use crate::chart::{Chart, Destination};
+use crate::code::{self, CodeHost};
 use crate::control_plane::{Authority, Etcd, OidcIssuer, RemoteCluster, apply};
 use crate::installation::TRUST_DOMAIN;
 use crate::peers::Peers;
@@ -98,13 +99,21 @@ impl Targets {
         })
     }
 
-    /// The allow-list of an administrator who knows the registry's host, at any port, and the remote cluster
-    /// under both of its names.
+    /// The allow-list of an administrator who knows the hosts of registries and code, at any port, and the remote
+    /// cluster under both of its names.
     #[must_use]
     pub fn allowed_hosts(&self) -> String {
-        let (quay, remote) = (quay::HOST, self.remote.port());
+        let (quay, code, remote) = (quay::HOST, code::HOST, self.remote.port());
         let address = self.address;
-        format!("{quay};private,{address}:{remote};private,localhost:{remote};private")
+        format!(
+            "{quay};private,{code};private,{address}:{remote};private,localhost:{remote};private"
+        )
+    }
+
+    /// Whose identities the registry and the remote cluster trust.
+    #[must_use]
+    pub fn issuer_url(&self) -> &str {
+        &self.issuer_url
     }
 
     /// Starts another registry under the same host name, at a port of its own, which is another host to
@@ -115,6 +124,19 @@ impl Targets {
     pub async fn registry(&self, peers: &Peers, name: &str, robot_life: Duration) -> Result<Quay> {
         let folder = self.folder.join("registries").join(name);
         registry(folder, peers, self.address, &self.authority, robot_life).await
+    }
+
+    /// Starts a code host that knows the robots of a registry.
+    ///
+    /// # Errors
+    /// As [`CodeHost::start`].
+    pub async fn code_host(&self, name: &str, quay: &Quay) -> Result<CodeHost> {
+        CodeHost::start(code::Options {
+            folder: &self.folder.join("code").join(name),
+            certificate: &self.authority.issue(&[code::HOST])?,
+            accounts: quay.accounts(),
+        })
+        .await
     }
 
     /// Publishes a chart below `prod/charts`, and lets the robot [`ROBOT`] pull
@@ -210,22 +232,6 @@ impl Targets {
                 ("workloadIdentityAudience", SPOKE_AUDIENCE),
             ],
         ))
-    }
-
-    /// An Application that deploys a chart from the registry to the remote cluster.
-    #[must_use]
-    pub fn application(&self, name: &str, chart: &Chart<'_>, target: &str) -> String {
-        format!(
-            "apiVersion: argoproj.io/v1alpha1\nkind: Application\nmetadata:\n  name: {name}\n  \
-             namespace: {ARGOCD}\nspec:\n  project: default\n  source:\n    repoURL: \
-             {}/prod/charts\n    chart: {}\n    targetRevision: {}\n  destination:\n    server: \
-             {}\n    namespace: {target}\n  syncPolicy:\n    automated: {{prune: true, selfHeal: \
-             true}}\n",
-            self.quay.host(),
-            chart.name,
-            chart.version,
-            self.remote.url()
-        )
     }
 }
 

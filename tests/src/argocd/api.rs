@@ -124,6 +124,15 @@ impl ArgoCdApi {
             .await
     }
 
+    /// Connects a repository.
+    ///
+    /// # Errors
+    /// When Argo CD refuses.
+    pub async fn create_repository(&self, repository: Value) -> Result<Value> {
+        self.call(Method::POST, &["repositories"], &[], Some(repository))
+            .await
+    }
+
     /// All repositories, as shown to a user.
     ///
     /// # Errors

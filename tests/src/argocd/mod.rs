@@ -193,6 +193,14 @@ impl ArgoCd {
         container.with_context(|| format!("{} does not run", component.name()))
     }
 
+    /// The native sidecars that run beside a component.
+    #[must_use]
+    pub fn sidecars(&self, component: Component) -> &[SandboxedContainer] {
+        self.running
+            .get(&component)
+            .map_or(&[], |running| &running.sidecars)
+    }
+
     /// Ends a component and starts it from a new pod: the one of a rollout that is under way, else one that
     /// its controller makes for the pod that is deleted here.
     ///
@@ -207,6 +215,19 @@ impl ArgoCd {
         }
         let running = self.settings.start(component, self.redis.address()).await?;
         self.running.insert(component, running);
+        Ok(())
+    }
+
+    /// Kills the sidecars of a component and starts them again, as kubelet does: in the same pod, with what
+    /// their volumes hold.
+    ///
+    /// # Errors
+    /// When the component does not run, or a sidecar does not get ready.
+    pub async fn restart_sidecars(&mut self, component: Component) -> Result<()> {
+        let running = self.running.get_mut(&component);
+        let running = running.with_context(|| format!("{} does not run", component.name()))?;
+        running.sidecars.clear();
+        running.sidecars = sidecars::start(&self.settings, &running.pod).await?;
         Ok(())
     }
 

@@ -14,7 +14,8 @@ use super::State;
 use super::robots::{Robot, parse_scopes};
 use super::tokens::{Access, Rejection};
 
-enum Refusal {
+#[derive(Debug)]
+pub(super) enum Refusal {
     Unauthorized(&'static str),
     /// What Quay answers to a JWT that none of its keys signed: a raw SVID, or a token from before a
     /// rotation of its signing key.
@@ -59,7 +60,7 @@ fn grant(state: &State, headers: &HeaderMap, requested: &[Access]) -> Result<Str
         .map_err(Refusal::Internal)
 }
 
-fn authenticate(state: &State, name: &str, password: &str) -> Result<Robot, Refusal> {
+pub(super) fn authenticate(state: &State, name: &str, password: &str) -> Result<Robot, Refusal> {
     let rejected =
         Refusal::Unauthorized("Could not find robot with specified username and password");
     let Some(robot) = state.robot(name) else {

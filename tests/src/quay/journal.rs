@@ -4,6 +4,7 @@
 //! entries and counts that tests read. No credential is ever written here.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,11 +52,20 @@ pub struct Failure {
 
 #[derive(Default)]
 pub(super) struct Journal {
+    arrived: AtomicUsize,
     requests: Mutex<Vec<Request>>,
     failures: Mutex<HashMap<Endpoint, Failure>>,
 }
 
 impl Journal {
+    pub(super) fn arrive(&self) {
+        self.arrived.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn arrived(&self) -> usize {
+        self.arrived.load(Ordering::Relaxed)
+    }
+
     pub(super) fn record(&self, request: Request) {
         lock(&self.requests).push(request);
     }
@@ -95,6 +105,6 @@ impl Journal {
 }
 
 /// A test that panicked while it held the lock must not hide what the others look for.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -43,7 +43,8 @@ pub use robots::{Federation, Robot};
 
 use crate::control_plane::ServerCertificate;
 use crate::registry::{Registry, TokenAuth};
-use journal::{Journal, lock};
+use journal::Journal;
+pub(crate) use journal::lock;
 use tokens::{Access, SigningKey};
 
 /// The host name of the stand-in. Nothing resolves it but the tests' own hosts files and clients.
@@ -75,6 +76,19 @@ pub struct Quay {
     state: Arc<State>,
     handle: Handle<SocketAddr>,
     registry: Registry,
+}
+
+/// Tells robots by their passwords, for another server that trusts the registry's accounts.
+#[derive(Clone)]
+pub struct Accounts(Arc<State>);
+
+impl Accounts {
+    /// The robot that the request's Basic credential is of; `None` without a valid one.
+    pub(crate) fn robot(&self, headers: &HeaderMap) -> Option<Robot> {
+        let (scheme, encoded) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        let (name, password) = basic(encoded).filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+        auth::authenticate(&self.0, &name, &password).ok()
+    }
 }
 
 pub(crate) struct State {
@@ -193,6 +207,19 @@ impl Quay {
         &self.registry
     }
 
+    /// A registry token as anybody gets one: it grants nothing, and begins as every registry token does.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn anonymous_token(&self) -> Result<String> {
+        self.state.registry_token("", &[])
+    }
+
+    /// Its accounts, for another server.
+    pub fn accounts(&self) -> Accounts {
+        Accounts(Arc::clone(&self.state))
+    }
+
     /// Adds a robot, or replaces the one of that name.
     pub fn add_robot(&self, robot: Robot) {
         lock(&self.state.robots).insert(robot.name.clone(), robot);
@@ -239,6 +266,11 @@ impl Quay {
         self.state.journal.requests()
     }
 
+    /// How many requests have come, answered or not.
+    pub fn arrived(&self) -> usize {
+        self.state.journal.arrived()
+    }
+
     /// How many answered requests match.
     pub fn count(&self, matching: impl Fn(&Request) -> bool) -> usize {
         self.state.journal.count(matching)
@@ -278,6 +310,7 @@ impl State {
         let method = request.method().to_string();
         let path = request.uri().path().to_owned();
         let robot = named_robot(request.headers());
+        self.journal.arrive();
         let failure = self.journal.take_failure(endpoint).unwrap_or_default();
         tokio::time::sleep(failure.delay).await;
         let response = match failure.status {

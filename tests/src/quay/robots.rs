@@ -57,6 +57,11 @@ impl Robot {
         }
     }
 
+    /// Whether it may pull this repository, or file.
+    pub(crate) fn may_read(&self, repository: &str) -> bool {
+        covers(&self.pull, repository)
+    }
+
     /// The part of the requested scopes that this robot holds; the rest is dropped silently, as Quay does.
     pub(super) fn grant(&self, requested: &[Access]) -> Vec<Access> {
         requested

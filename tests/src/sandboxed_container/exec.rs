@@ -45,7 +45,10 @@ impl SandboxedContainer {
     }
 
     /// The process id of the container's own program.
-    fn own_process(&self) -> Result<u32> {
+    ///
+    /// # Errors
+    /// When the container has ended.
+    pub fn own_process(&self) -> Result<u32> {
         let mut id = self.process.id();
         loop {
             let of = |file: &str| {

@@ -16,6 +16,7 @@ mod csi_sanity;
 mod demo;
 mod identity;
 mod injection;
+mod isolation;
 mod kills;
 mod policies;
 mod rotation;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
 fn cases() -> Vec<Case> {
     [
         rotation::cases(),
+        isolation::cases(),
         argocd::cases(),
         injection::cases(),
         workloads::cases(),

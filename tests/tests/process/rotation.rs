@@ -27,12 +27,13 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use shared::layout;
 
-use self::application::Versions;
 use self::reader::{Reader, Watched};
 use crate::case::{Case, shared};
 use crate::scene::Scene;
 
-pub(crate) use self::application::Application;
+pub(crate) use self::application::{Application, Versions};
+pub(crate) use self::restarts::keys;
+pub(crate) use self::secrecy::nothing_has;
 pub(crate) use self::tenant::{LIMIT, Tenant, Values, volume};
 
 /// The trials of this module.

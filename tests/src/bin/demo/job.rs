@@ -1,5 +1,6 @@
-//! The job itself, wherever it runs: a chart is published, two Secrets are created, an Application is synced,
-//! a credential is renewed.
+//! The job itself, wherever it runs: two teams publish a chart at one registry host, the Secrets of the guides
+//! are created, each team's Application is synced with its own identity and refused the other's chart, a
+//! credential is renewed.
 
 use std::time::Duration;
 
@@ -9,10 +10,12 @@ use harness::bindings::{self, CredentialBinding};
 use harness::chart::Chart;
 use harness::peers::Peers;
 use harness::process::wait_until;
+use harness::quay::Endpoint;
 use harness::scene::ARGOCD;
-use harness::targets::{Lives, ROBOT, Targets};
+use harness::targets::{Lives, Targets};
+use harness::teams::{PRODUCTION, STAGING, Team};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client};
 
 use crate::secrets;
 use crate::story::{Credential, Story};
@@ -25,28 +28,41 @@ pub(crate) const LIVES: Lives = Lives {
 const LIMIT: Duration = Duration::from_secs(120);
 /// A sync takes seconds, unless the first comparison failed.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
-const TARGET: &str = "demo";
-const CHART: Chart<'_> = Chart {
-    name: "demo",
-    version: "1.0.0",
-    message: "hello from a private chart",
-};
+/// Both teams call it the same; only its folder tells them apart.
+const CHART: &str = "demo";
+const VERSION: &str = "1.0.0";
+const TEAMS: [Team; 2] = [PRODUCTION, STAGING];
+/// The Application that asks for what is not its team's.
+const CROSS: &str = "staging-reads-production";
+/// Of an error that quotes a whole command.
+const WORDS: usize = 160;
 
-/// Publishes the chart, and lets Argo CD's identity into the remote cluster.
+/// A team's chart, with a text by which it is known when it is deployed.
+fn chart(team: Team) -> Chart<'static> {
+    Chart {
+        name: CHART,
+        version: VERSION,
+        message: team.project,
+    }
+}
+
+/// Publishes each team's chart, and lets Argo CD's identity into the remote cluster.
 pub(crate) async fn publish(story: &mut Story, targets: &Targets, peers: &Peers) -> Result<()> {
-    targets.publish(peers, &CHART)?;
-    targets.admit_to_remote(TARGET).await?;
-    let anonymous = anonymous_pull(targets).await?;
-    story.step(format!(
-        "published {}/prod/charts/{}:{}; an anonymous pull gets {anonymous}",
-        targets.quay.host(),
-        CHART.name,
-        CHART.version
-    ));
+    for team in TEAMS {
+        team.publish(targets, peers, &chart(team))?;
+        targets.admit_to_remote(team.project).await?;
+        let anonymous = anonymous_pull(targets, team).await?;
+        story.step(format!(
+            "published {}/{}/{CHART}:{VERSION} for {}; an anonymous pull gets {anonymous}",
+            targets.quay.host(),
+            team.charts(),
+            team.robot
+        ));
+    }
     Ok(())
 }
 
-/// From the Secrets of the guides to a synced Application, and on to the next credential.
+/// From the Secrets of the guides to synced Applications, and on to the next credential.
 pub(crate) async fn sync(
     story: &mut Story,
     targets: &Targets,
@@ -54,7 +70,14 @@ pub(crate) async fn sync(
     applications: &Applications,
 ) -> Result<Vec<Credential>> {
     for (what, secret) in [
-        ("repository", targets.repository_secret("charts")),
+        (
+            "Helm repository",
+            PRODUCTION.charts_secret(targets, "prod-registry"),
+        ),
+        (
+            "native OCI repository",
+            STAGING.artifact_secret(targets, "staging-registry", &chart(STAGING)),
+        ),
         ("cluster", targets.cluster_secret("spoke")?),
     ] {
         let lines = secrets::create(client, &secret).await?;
@@ -66,7 +89,7 @@ pub(crate) async fn sync(
         }
     }
     let bound = bindings::api(client.clone(), ARGOCD);
-    for name in ["charts", "spoke"] {
+    for name in ["prod-registry", "staging-registry", "spoke"] {
         let binding = bindings::ready(&bound, name, LIMIT).await?;
         story.step(format!(
             "binding {name} is Ready as {}",
@@ -74,28 +97,40 @@ pub(crate) async fn sync(
         ));
     }
 
+    for team in TEAMS {
+        applications.apply(&team.app_project()).await?;
+    }
     applications
-        .apply(&targets.application("demo", &CHART, TARGET))
+        .apply(&PRODUCTION.helm_application(targets, "production", PRODUCTION, &chart(PRODUCTION)))
         .await?;
-    let report = synced(applications).await?;
-    let message = deployed(targets).await?;
+    applications
+        .apply(&STAGING.artifact_application(targets, "staging", &chart(STAGING)))
+        .await?;
+    for team in TEAMS {
+        let report = synced(applications, team.project).await?;
+        deployed(targets, team).await?;
+        story.step(format!(
+            "Application {0} is {1} and {2}; the remote cluster has {0}'s chart",
+            team.project, report.sync, report.health
+        ));
+    }
+    applications
+        .apply(&STAGING.helm_application(targets, CROSS, PRODUCTION, &chart(PRODUCTION)))
+        .await?;
+    let refusal = refused(applications).await?;
     story.step(format!(
-        "Application demo is {} and {}; the remote cluster has \"{message}\"",
-        report.sync, report.health
+        "Application {CROSS}, staging's, is refused: {refusal}"
     ));
-    let pulls = targets
-        .quay
-        .count(|request| request.robot.as_deref() == Some(ROBOT));
-    ensure!(
-        pulls > 0,
-        "the registry saw no request of the robot {ROBOT}"
-    );
-    story.step(format!(
-        "the registry saw {pulls} requests, authenticated as {ROBOT}"
-    ));
+    for team in TEAMS {
+        let pulls = pulls(targets, team)?;
+        story.step(format!(
+            "the registry saw {pulls} requests as {}, all of them below {}/",
+            team.robot, team.folder
+        ));
+    }
 
-    rotated(&bound, "charts").await?;
-    let report = applications.hard_refresh("demo", LIMIT).await?;
+    rotated(&bound, "prod-registry").await?;
+    let report = applications.hard_refresh("production", LIMIT).await?;
     ensure!(
         report.is_good(),
         "after the rotation the Application is {report:?}"
@@ -105,15 +140,53 @@ pub(crate) async fn sync(
     credentials(client.clone()).await
 }
 
+/// How often the registry served a team's robot. What it served lies in the team's folder.
+fn pulls(targets: &Targets, team: Team) -> Result<usize> {
+    let folder = format!("/v2/{}/", team.folder);
+    let requests = targets.quay.requests().into_iter().filter(|request| {
+        request.endpoint == Endpoint::Content && request.robot.as_deref() == Some(team.robot)
+    });
+    let (own, foreign): (Vec<_>, Vec<_>) =
+        requests.partition(|it| it.path.starts_with(&folder) || it.path == "/v2/");
+    ensure!(foreign.is_empty(), "{} asked for {foreign:?}", team.robot);
+    ensure!(
+        !own.is_empty(),
+        "the registry saw nothing of {}",
+        team.robot
+    );
+    Ok(own.len())
+}
+
+/// Waits until Argo CD says why it cannot compare the Application that asks for another team's chart.
+async fn refused(applications: &Applications) -> Result<String> {
+    wait_until("the refusal", LIMIT, || async move {
+        let report = applications.report(CROSS).await?;
+        let error = report
+            .conditions
+            .iter()
+            .find(|it| it.starts_with("ComparisonError"));
+        let error = error.with_context(|| format!("{report}"))?.trim();
+        ensure!(
+            ["401", "unauthorized", "denied"]
+                .iter()
+                .any(|word| error.to_ascii_lowercase().contains(word)),
+            "{error}"
+        );
+        let end = error.chars().count().saturating_sub(WORDS);
+        Ok(format!("…{}", error.chars().skip(end).collect::<String>()))
+    })
+    .await
+}
+
 /// The remote cluster looks for its issuer's keys every ten seconds, and that issuer has just been installed: a
 /// first comparison may come too early. Argo CD's next one comes after minutes, unless it is asked for one, as
 /// a user does who sees the error.
-async fn synced(applications: &Applications) -> Result<Report> {
-    if let Ok(report) = applications.synced_and_healthy("demo", FIRST_LOOK).await {
+async fn synced(applications: &Applications, name: &str) -> Result<Report> {
+    if let Ok(report) = applications.synced_and_healthy(name, FIRST_LOOK).await {
         return Ok(report);
     }
-    applications.hard_refresh("demo", LIMIT).await?;
-    applications.synced_and_healthy("demo", LIMIT).await
+    applications.hard_refresh(name, LIMIT).await?;
+    applications.synced_and_healthy(name, LIMIT).await
 }
 
 /// Waits until the agent has replaced the first credential.
@@ -133,7 +206,7 @@ fn rotations(binding: &CredentialBinding) -> u64 {
 }
 
 /// What the registry answers to somebody without a credential.
-async fn anonymous_pull(targets: &Targets) -> Result<String> {
+async fn anonymous_pull(targets: &Targets, team: Team) -> Result<String> {
     let authority = reqwest::Certificate::from_pem(targets.authority.pem().as_bytes())
         .context("the authority's certificate")?;
     let client = reqwest::Client::builder()
@@ -141,11 +214,8 @@ async fn anonymous_pull(targets: &Targets) -> Result<String> {
         .no_proxy()
         .build()
         .context("make an HTTP client")?;
-    let (host, chart) = (targets.quay.host(), CHART.name);
-    let url = format!(
-        "https://{host}/v2/prod/charts/{chart}/manifests/{}",
-        CHART.version
-    );
+    let (host, charts) = (targets.quay.host(), team.charts());
+    let url = format!("https://{host}/v2/{charts}/{CHART}/manifests/{VERSION}");
     let status = client
         .get(url)
         .send()
@@ -184,14 +254,15 @@ async fn credentials(client: Client) -> Result<Vec<Credential>> {
         .collect())
 }
 
-async fn deployed(targets: &Targets) -> Result<String> {
-    let api: Api<ConfigMap> = Api::namespaced(targets.remote.client()?, TARGET);
+/// Waits until the team's own chart is in the team's namespace.
+async fn deployed(targets: &Targets, team: Team) -> Result<()> {
+    let api: Api<ConfigMap> = Api::namespaced(targets.remote.client()?, team.project);
     let api = &api;
-    let found = wait_until("the chart's ConfigMap", LIMIT, || async move {
-        api.get(CHART.name).await.context("read it")
+    wait_until("the chart's ConfigMap", LIMIT, || async move {
+        let found = api.get(CHART).await.context("read it")?;
+        let message = found.data.and_then(|mut data| data.remove("message"));
+        ensure!(message.as_deref() == Some(team.project), "{message:?}");
+        Ok(())
     })
-    .await?;
-    let name = found.name_any();
-    let message = found.data.and_then(|mut data| data.remove("message"));
-    message.with_context(|| format!("ConfigMap {name} has no message"))
+    .await
 }

@@ -22,6 +22,7 @@ pub(crate) async fn create(client: &Client, text: &str) -> Result<Vec<String>> {
                 lines.push(format!("config: {}", added(before, &after)))
             }
             Some(before) => lines.push(format!("{key}: {before} -> {after}")),
+            None if key == "proxy" => lines.push(format!("{key}: {} (added)", without_key(&after))),
             None => lines.push(format!("{key}: {after} (added)")),
         }
     }
@@ -32,6 +33,15 @@ pub(crate) async fn create(client: &Client, text: &str) -> Result<Vec<String>> {
             .map(|warning| format!("warning: {warning}")),
     );
     Ok(lines)
+}
+
+/// The proxy's URL with its key left out.
+fn without_key(proxy: &str) -> String {
+    let Some((user, host)) = proxy.split_once('@') else {
+        return proxy.to_owned();
+    };
+    let name = user.rsplit_once(':').map_or(user, |(name, _key)| name);
+    format!("{name}:…@{host}")
 }
 
 /// The part of `after` that `before` lacks; the CA's base64 tells nobody anything.

@@ -190,7 +190,7 @@ async fn a_control_plane_that_was_killed_is_not_missed(scene: &mut Scene) -> Res
 }
 
 /// The issuer's published keys.
-async fn keys(scene: &Scene) -> Result<Value> {
+pub(crate) async fn keys(scene: &Scene) -> Result<Value> {
     let authority = scene.around.targets.authority.pem();
     let http = reqwest::Client::builder()
         .tls_certs_only([reqwest::Certificate::from_pem(authority.as_bytes())?])

@@ -1,0 +1,24 @@
+//! Several projects with different identities on one host, native OCI, Helm over HTTP and git: each reads its
+//! own and nothing else, and Argo CD never has a credential.
+
+mod disturbances;
+mod kinds;
+mod memory;
+mod pasting;
+mod projects;
+mod side;
+
+use crate::case::Case;
+
+/// The trials of this module.
+pub(crate) fn cases() -> Vec<Case> {
+    [
+        projects::cases(),
+        kinds::cases(),
+        pasting::cases(),
+        disturbances::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
