@@ -82,6 +82,29 @@ impl Chart<'_> {
         Ok(to.join(format!("{}-{}.tgz", self.name, self.version)))
     }
 
+    /// Writes a chart of this name and version that has nothing but dependencies: charts and the URLs of their
+    /// repositories.
+    pub(crate) fn write_umbrella(
+        &self,
+        source: &Path,
+        dependencies: &[(&Self, &str)],
+    ) -> Result<()> {
+        fs::create_dir_all(source).with_context(|| format!("create {}", source.display()))?;
+        let dependencies: Vec<_> = dependencies
+            .iter()
+            .map(|(chart, repository)| {
+                json!({ "name": chart.name, "version": chart.version, "repository": repository })
+            })
+            .collect();
+        let chart = json!({
+            "apiVersion": "v2",
+            "name": self.name,
+            "version": self.version,
+            "dependencies": dependencies,
+        });
+        write(&source.join("Chart.yaml"), &chart.to_string())
+    }
+
     /// Writes the chart's files.
     pub(crate) fn write(&self, source: &Path) -> Result<()> {
         let templates = source.join("templates");

@@ -14,17 +14,17 @@ pub(super) const GIT: &str = "git";
 /// Path of Helm repositories, in URLs and below the web server's folder.
 pub(super) const CHARTS: &str = "charts";
 
-/// Makes a bare repository with the chart's files in one commit; returns its path in URLs.
+/// Makes a bare repository with the files that `write` puts into a folder in one commit; returns its path in URLs.
 pub(super) fn repository(
     folder: &Path,
     team: &str,
     name: &str,
-    chart: &Chart<'_>,
+    write: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<String> {
     let below = format!("{GIT}/{team}/{name}.git");
     let bare = create(folder.join(&below))?;
     let work = create(folder.join("work").join(team).join(name))?;
-    chart.write(&work)?;
+    write(&work)?;
     let git = |arguments: &[&str]| {
         let mut command = Command::new("git");
         command
@@ -44,7 +44,7 @@ pub(super) fn repository(
     let to = bare.to_str().context("a path that is no text")?;
     git(&["init", "--quiet", "--initial-branch=main"])?;
     git(&["add", "--all"])?;
-    git(&["commit", "--quiet", "--message", chart.message])?;
+    git(&["commit", "--quiet", "--message", name])?;
     git(&["init", "--quiet", "--bare", "--initial-branch=main", to])?;
     git(&["push", "--quiet", to, "main"])?;
     Ok(below)

@@ -122,7 +122,23 @@ impl CodeHost {
     /// # Errors
     /// With git's own words.
     pub fn git_repository(&self, team: &str, name: &str, chart: &Chart<'_>) -> Result<String> {
-        let below = content::repository(&self.folder, team, name, chart)?;
+        let below = content::repository(&self.folder, team, name, |to| chart.write(to))?;
+        Ok(format!("https://{}/{below}", self.gate.host))
+    }
+
+    /// As [`CodeHost::git_repository`], for a chart that consists of others: charts and the URLs of their
+    /// repositories.
+    ///
+    /// # Errors
+    /// With git's own words.
+    pub fn umbrella(
+        &self,
+        team: &str,
+        chart: &Chart<'_>,
+        dependencies: &[(&Chart<'_>, &str)],
+    ) -> Result<String> {
+        let write = |to: &Path| chart.write_umbrella(to, dependencies);
+        let below = content::repository(&self.folder, team, chart.name, write)?;
         Ok(format!("https://{}/{below}", self.gate.host))
     }
 

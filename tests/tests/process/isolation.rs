@@ -1,6 +1,7 @@
 //! Several projects with different identities on one host, native OCI, Helm over HTTP and git: each reads its
 //! own and nothing else, and Argo CD never has a credential.
 
+mod dependencies;
 mod disturbances;
 mod kinds;
 mod memory;
@@ -15,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
     [
         projects::cases(),
         kinds::cases(),
+        dependencies::cases(),
         pasting::cases(),
         disturbances::cases(),
     ]
