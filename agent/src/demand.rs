@@ -177,8 +177,8 @@ pub struct Demand {
     pub wanted: BTreeMap<Key, BTreeMap<Holder, i64>>,
     /// What each volume has to hold. Several holders of one slot have the same key.
     pub volumes: BTreeMap<PathBuf, BTreeMap<Slot, Vec<(Key, Holder)>>>,
-    /// Bindings with a consumer here, with their generation: one that has the
-    /// volume which they are put into, or whose pod would get nothing in any.
+    /// Bindings that are reported here, with their generation: those that a
+    /// volume of this node has, and those that no volume of a consumer can have.
     pub served: BTreeMap<BindingRef, i64>,
     /// Those of them that cannot be delivered.
     pub refused: BTreeMap<BindingRef, Named>,
