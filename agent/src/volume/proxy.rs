@@ -54,7 +54,9 @@ impl Proxy {
         now: Timestamp,
     ) -> Result<bool, Named> {
         for document in self.inherited.values_mut() {
-            document.credential.take_if(|it| it.expires <= now);
+            if ends_at(document).is_some_and(|end| end <= now) {
+                document.credential = None;
+            }
         }
         let documents = match content {
             Some(content) => self.documents(content),
@@ -69,11 +71,7 @@ impl Proxy {
     }
 
     pub(super) fn next_expiry(&self) -> Option<Timestamp> {
-        let credentials = self.inherited.values().filter_map(|it| {
-            let credential = it.credential.as_ref()?;
-            Some(credential.expires)
-        });
-        credentials.min()
+        self.inherited.values().filter_map(ends_at).min()
     }
 
     /// What the files have to say; of what is inherited only what is still
@@ -129,7 +127,7 @@ impl Proxy {
             return;
         };
         let expired = match proxy_view::parse(&bytes) {
-            Ok(document) => document.credential.is_some_and(|it| it.expires <= now),
+            Ok(document) => ends_at(&document).is_some_and(|end| end <= now),
             Err(_) => true,
         };
         if expired && let Err(error) = self.store.remove(Directory::Root, file) {
@@ -162,6 +160,11 @@ fn credential(lease: &Lease<Credential>) -> Option<ProxyCredential> {
         }),
         Credential::Bearer(_) => None,
     }
+}
+
+/// When the credential in a file ends, if there is one.
+fn ends_at(document: &ProxyBinding) -> Option<Timestamp> {
+    document.credential.as_ref().map(|it| it.expires)
 }
 
 /// The proxy asks for it, too: two files cannot speak for one binding.
