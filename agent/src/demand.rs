@@ -4,7 +4,10 @@
 //! account for, and nothing else. Whatever the controller decided already is
 //! decided here again where it protects something: a credential of a project
 //! never enters the pod-wide Docker configuration, one host there has one
-//! identity, and one audience goes to one exchange.
+//! identity, and one audience goes to one exchange. A pod may have two volumes,
+//! one for each [`View`]; a binding is put into one of them only.
+
+mod route;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,6 +24,8 @@ use shared::layout;
 use shared::registry::{RegistryHost, RepositoryReference};
 
 use crate::store::FileName;
+
+pub use route::Route;
 
 /// Namespace and name of a binding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,7 +58,26 @@ pub struct Binding {
 /// All bindings of the cluster that could be read.
 pub type Bindings = BTreeMap<BindingRef, Binding>;
 
-/// A pod that kubelet published a volume to.
+/// Whom a volume is for. The two see different credentials of the same pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum View {
+    /// Argo CD's own containers: credentials of no project, and clusters.
+    ArgoCd,
+    /// The credential proxy alone: credentials of projects, too.
+    Proxy,
+}
+
+impl View {
+    /// The view that credentials of this delivery are put into.
+    pub fn of(delivery: Delivery) -> Self {
+        match delivery {
+            Delivery::Proxy => Self::Proxy,
+            Delivery::DockerConfig | Delivery::Exec => Self::ArgoCd,
+        }
+    }
+}
+
+/// A pod that kubelet published a volume to. With both views it is here twice.
 #[derive(Debug, Clone)]
 pub struct Consumer {
     /// The pod's UID.
@@ -66,6 +90,8 @@ pub struct Consumer {
     pub service_account: String,
     /// Where its volume is mounted on the node.
     pub volume: PathBuf,
+    /// Whom in the pod that volume is for.
+    pub view: View,
     /// The pod's own token, for the control plane.
     pub token: SecretString,
     /// When that token expires.
@@ -122,6 +148,9 @@ pub enum Slot {
     Docker(RegistryHost),
     /// A file in `clusters/`.
     Cluster(FileName),
+    /// A file of the credential proxy's view, which is there without a
+    /// credential, too: the proxy waits for the first one of a host it knows.
+    Proxy(Box<Route>),
 }
 
 /// A pod whose volume stays empty, because no binding of its namespace names its
@@ -148,7 +177,8 @@ pub struct Demand {
     pub wanted: BTreeMap<Key, BTreeMap<Holder, i64>>,
     /// What each volume has to hold. Several holders of one slot have the same key.
     pub volumes: BTreeMap<PathBuf, BTreeMap<Slot, Vec<(Key, Holder)>>>,
-    /// Bindings with a consumer here, with their generation.
+    /// Bindings that are reported here, with their generation: those that a
+    /// volume of this node has, and those that no volume of a consumer can have.
     pub served: BTreeMap<BindingRef, i64>,
     /// Those of them that cannot be delivered.
     pub refused: BTreeMap<BindingRef, Named>,
@@ -177,9 +207,11 @@ pub fn demand<'a>(
             if !named.contains(&consumer.service_account) {
                 continue;
             }
-            demand.served.insert(reference.clone(), binding.generation);
             match offers.get(reference) {
+                // The pod has another volume for it, or is older than the binding.
+                Some(Ok(_)) if View::of(binding.spec.delivery) != consumer.view => {}
                 Some(Ok((key, slot))) => {
+                    demand.served.insert(reference.clone(), binding.generation);
                     let holder = Holder {
                         binding: reference.clone(),
                         service_account: consumer.service_account.clone(),
@@ -195,6 +227,7 @@ pub fn demand<'a>(
                         .push((key.clone(), holder));
                 }
                 Some(Err(error)) => {
+                    demand.served.insert(reference.clone(), binding.generation);
                     demand.refused.insert(reference.clone(), error.clone());
                 }
                 None => {}
@@ -269,6 +302,17 @@ fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
             let trade =
                 trade(&spec.exchange, &host).map_err(|(code, detail)| refuse(code, detail))?;
             (Slot::Docker(host), trade)
+        }
+        (Delivery::Proxy, TargetKind::Registry) => {
+            let proxy = spec
+                .proxy
+                .as_ref()
+                .ok_or_else(|| refuse(Code::InvalidSecret, "delivery proxy without spec.proxy"))?;
+            let route = Route::of(&reference.name, spec, proxy)
+                .map_err(|error| refuse(error.code, &error.detail))?;
+            let trade = trade(&spec.exchange, route.target())
+                .map_err(|(code, detail)| refuse(code, detail))?;
+            (Slot::Proxy(Box::new(route)), trade)
         }
         (delivery, target) => {
             return Err(refuse(

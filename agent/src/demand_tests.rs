@@ -1,7 +1,8 @@
 //! Bindings and consumers are written down, the demand is looked at.
 
 use proptest::prelude::*;
-use shared::binding::{CredentialKind, Identity, Provider, Target};
+use shared::binding::{CredentialKind, Identity, Provider, ProxyDelivery, ProxyKind, Target};
+use shared::proxy_view::KeyHash;
 
 use super::*;
 
@@ -13,6 +14,7 @@ pub(crate) fn consumer(service_account: &str) -> Consumer {
         namespace: "argocd".into(),
         service_account: service_account.into(),
         volume: format!("/pods/{service_account}").into(),
+        view: View::ArgoCd,
         token: "pod-token".into(),
         token_expires_at: Timestamp::MAX,
     }
@@ -71,11 +73,41 @@ pub(crate) fn cluster(created: i64) -> Binding {
     binding
 }
 
+/// A project's Quay registry, delivered by the credential proxy.
+pub(crate) fn proxied(project: &str, created: i64) -> Binding {
+    change(registry(created), |it| {
+        it.project = Some(project.into());
+        it.identity.spiffe_id = format!("spiffe://td/ns/argocd/sa/argocd-project-{project}");
+        it.identity.service_account = format!("argocd-project-{project}");
+        it.exchange.username = Some(format!("{project}+argocd"));
+        it.delivery = Delivery::Proxy;
+        it.proxy = Some(ProxyDelivery {
+            key_sha256: vec![KeyHash::of(project.as_bytes()).to_hex()],
+            kind: ProxyKind::Oci,
+            insecure: false,
+            upstream_proxy: None,
+        });
+    })
+}
+
+/// The same pod's volume for the credential proxy.
+pub(crate) fn sidecar(service_account: &str) -> Consumer {
+    let consumer = consumer(service_account);
+    Consumer {
+        volume: consumer.volume.join("proxy"),
+        view: View::Proxy,
+        ..consumer
+    }
+}
+
 fn code(demand: &Demand, name: &str) -> Option<Code> {
     demand.refused.get(&reference(name)).map(|error| error.code)
 }
 
-fn change(mut binding: Binding, edit: impl FnOnce(&mut CredentialBindingSpec)) -> Binding {
+pub(crate) fn change(
+    mut binding: Binding,
+    edit: impl FnOnce(&mut CredentialBindingSpec),
+) -> Binding {
     edit(&mut binding.spec);
     binding
 }
@@ -151,9 +183,58 @@ fn a_project_never_reaches_the_pod_wide_docker_configuration() {
 
 #[test]
 fn what_this_version_cannot_do_is_named() {
-    let cases: [(Binding, Code); 7] = [
+    fn with(edit: impl FnOnce(&mut ProxyDelivery)) -> Binding {
+        change(proxied("prod", 1), |it| edit(it.proxy.as_mut().unwrap()))
+    }
+    let key = || KeyHash::of(b"key").to_hex();
+    let cases: [(Binding, Code); 17] = [
         (
             change(registry(1), |it| it.delivery = Delivery::Proxy),
+            Code::InvalidSecret,
+        ),
+        (with(|it| it.key_sha256.clear()), Code::InvalidSecret),
+        (
+            with(|it| it.key_sha256 = vec![key(), key(), key()]),
+            Code::InvalidSecret,
+        ),
+        (
+            with(|it| it.key_sha256 = vec![key().to_uppercase()]),
+            Code::InvalidSecret,
+        ),
+        (
+            with(|it| it.key_sha256.push("e3b0".into())),
+            Code::InvalidSecret,
+        ),
+        (
+            with(|it| it.upstream_proxy = Some("http://u:p@proxy.test".into())),
+            Code::InvalidUrl,
+        ),
+        (
+            change(proxied("prod", 1), |it| {
+                it.target.address = "quay.test/a/../b".into()
+            }),
+            Code::InvalidSecret,
+        ),
+        (
+            change(proxied("prod", 1), |it| {
+                it.target.address = "http://x".into()
+            }),
+            Code::InvalidUrl,
+        ),
+        (
+            change(proxied("prod", 1), |it| {
+                it.target.kind = TargetKind::Cluster
+            }),
+            Code::DeliveryNotAvailable,
+        ),
+        (
+            change(proxied("prod", 1), |it| it.exchange.username = None),
+            Code::UsernameMissing,
+        ),
+        (
+            change(proxied("prod", 1), |it| {
+                it.delivery = Delivery::DockerConfig
+            }),
             Code::DeliveryNotAvailable,
         ),
         (
@@ -192,7 +273,80 @@ fn what_this_version_cannot_do_is_named() {
         assert_eq!(code(&demand, "a"), Some(expected), "{shown}");
         assert!(demand.wanted.is_empty());
         assert_eq!(demand.served.len(), 1, "it is reported");
+        assert!(!format!("{:?}", demand.refused).contains("u:p"));
     }
+}
+
+#[test]
+fn projects_share_a_host_in_the_proxys_view_only() {
+    let bindings = Bindings::from([
+        (reference("global"), registry(1)),
+        (reference("prod"), proxied("prod", 2)),
+        (reference("dev"), proxied("dev", 3)),
+    ]);
+    let pod = [consumer("repo-server"), sidecar("repo-server")];
+    let demand = demand(&pod, &bindings);
+    assert!(demand.refused.is_empty(), "{:?}", demand.refused);
+    let files = |consumer: &Consumer| -> Vec<String> {
+        let slots = demand.volumes[&consumer.volume].keys();
+        slots
+            .map(|slot| match slot {
+                Slot::Docker(host) => host.to_string(),
+                Slot::Cluster(file) => file.as_str().to_owned(),
+                Slot::Proxy(route) => route.file().as_str().to_owned(),
+            })
+            .collect()
+    };
+    assert_eq!(files(&pod[0]), ["quay.test:8443"]);
+    assert_eq!(files(&pod[1]), ["dev.json", "prod.json"]);
+    assert_eq!((demand.served.len(), demand.wanted.len()), (3, 3));
+
+    // One credential of one project goes to one host, whatever delivers it.
+    let audience = change(proxied("prod", 4), |it| {
+        it.target.address = "evil.test/x".into()
+    });
+    let bindings = Bindings::from([
+        (reference("prod"), proxied("prod", 2)),
+        (reference("stolen"), audience),
+    ]);
+    let demand = super::demand(&pod, &bindings);
+    assert_eq!(code(&demand, "stolen"), Some(Code::AudienceConflict));
+}
+
+#[test]
+fn both_views_of_a_pod_share_what_is_obtained() {
+    let unscoped = change(registry(2), |it| {
+        it.delivery = Delivery::Proxy;
+        it.proxy = proxied("prod", 1).spec.proxy;
+    });
+    let bindings = Bindings::from([
+        (reference("charts"), registry(1)),
+        (reference("git"), unscoped),
+    ]);
+    let pod = [consumer("repo-server"), sidecar("repo-server")];
+    let demand = demand(&pod, &bindings);
+    let holders: Vec<_> = demand.wanted.values().map(BTreeMap::len).collect();
+    assert_eq!(holders, [2]);
+}
+
+/// A pod that started before it was given a proxy has nothing of the binding,
+/// and must not report that it had.
+#[test]
+fn a_pod_without_the_view_is_not_served() {
+    let bindings = Bindings::from([
+        (reference("prod"), proxied("prod", 1)),
+        (reference("spoke"), cluster(1)),
+    ]);
+    let demand = demand(&[consumer("repo-server"), sidecar("controller")], &bindings);
+    assert!(demand.served.is_empty() && demand.wanted.is_empty());
+    assert!(demand.empty.is_empty(), "both are named by a binding");
+}
+
+#[test]
+fn a_pod_with_two_empty_volumes_is_told_once() {
+    let pod = [consumer("stranger"), sidecar("stranger")];
+    let bindings = Bindings::from([(reference("prod"), proxied("prod", 1))]);
+    assert_eq!(demand(&pod, &bindings).empty.len(), 1);
 }
 
 #[test]
@@ -230,38 +384,52 @@ fn one_audience_goes_to_one_exchange() {
 
 proptest! {
     /// Whatever bindings say, what lands in a volume belongs to a binding of
-    /// that namespace that lists the pod's service account, and a Docker
-    /// configuration has credentials of no project only.
+    /// that namespace that lists the pod's service account; the proxy's view
+    /// has what the proxy delivers and nothing else, and the other view has no
+    /// registry credential of a project.
     #[test]
     fn nothing_is_delivered_to_whom_it_is_not_meant_for(
         rows in proptest::collection::vec(
-            (0_u8..3, 0_u8..2, any::<bool>(), any::<bool>(), proptest::collection::vec(0_u8..3, 0..3)),
+            (0_u8..3, 0_u8..2, any::<bool>(), 0_u8..3, 0_u8..4, proptest::collection::vec(0_u8..3, 0..3)),
             0..12,
         ),
     ) {
         let accounts = ["repo-server", "controller", "server"];
-        let bindings: Bindings = rows.into_iter().enumerate().map(|(n, (age, ns, scoped, exec, who))| {
-            let binding = if exec { cluster(age.into()) } else { registry(age.into()) };
+        let bindings: Bindings = rows.into_iter().enumerate().map(|(n, (age, ns, scoped, kind, delivery, who))| {
+            let binding = match kind {
+                0 => cluster(age.into()),
+                1 => registry(age.into()),
+                _ => proxied("prod", age.into()),
+            };
             let binding = change(binding, |it| {
                 it.project = scoped.then(|| "p".to_owned());
                 it.consumers = who.into_iter().map(|at| accounts[usize::from(at)].to_owned()).collect();
+                match delivery {
+                    0 => it.delivery = Delivery::DockerConfig,
+                    1 => it.delivery = Delivery::Exec,
+                    2 => it.delivery = Delivery::Proxy,
+                    _ => {}
+                }
             });
             let mut reference = reference(&format!("b{n}"));
             reference.namespace = ["argocd", "other"][usize::from(ns)].to_owned();
             (reference, binding)
         }).collect();
-        let consumers = accounts.map(consumer);
+        let consumers = [accounts.map(consumer), accounts.map(sidecar)].concat();
         let demand = demand(&consumers, &bindings);
-        prop_assert_eq!(demand.volumes.len(), 3);
+        prop_assert_eq!(demand.volumes.len(), 6);
         for consumer in &consumers {
             let slots = demand.volumes[&consumer.volume].iter();
             for (slot, (key, holder)) in slots.flat_map(|(slot, all)| all.iter().map(move |one| (slot, one))) {
                 let binding = &bindings[&holder.binding];
                 prop_assert_eq!(&holder.binding.namespace, &consumer.namespace);
                 prop_assert_eq!(&key.namespace, &consumer.namespace);
+                prop_assert_eq!(&key.project, &binding.spec.project);
                 prop_assert_eq!(&holder.service_account, &consumer.service_account);
                 prop_assert!(binding.spec.consumers.contains(&consumer.service_account));
                 prop_assert!(demand.wanted[key].contains_key(holder));
+                prop_assert_eq!(matches!(slot, Slot::Proxy(_)), consumer.view == View::Proxy);
+                prop_assert_eq!(View::of(binding.spec.delivery), consumer.view);
                 if matches!(slot, Slot::Docker(_)) {
                     prop_assert_eq!(&binding.spec.project, &None);
                 }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use shared::allow_list::AllowList;
 use shared::binding::NodeStatus;
 use shared::errors::{Code, Named};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,7 +29,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::acquire::{Acquirer, PodTokens, failed};
-use crate::demand::{BindingRef, Bindings, Consumer, Demand, Holder, Key, demand};
+use crate::demand::{BindingRef, Bindings, Consumer, Demand, Holder, Key, View, demand};
 use crate::exchange::Credential;
 use crate::identity::IdentitySource;
 use crate::refresh::{self, Action, Attempt, Machine, Now, Outcome};
@@ -75,6 +76,7 @@ pub struct Engine<S> {
     node: String,
     clock: Clock,
     acquirer: Arc<Acquirer<S>>,
+    allowed_hosts: AllowList,
     reports: watch::Sender<Reports>,
     consumers: BTreeMap<PathBuf, Consumer>,
     volumes: BTreeMap<PathBuf, Volume>,
@@ -91,17 +93,20 @@ pub struct Engine<S> {
 }
 
 impl<S: IdentitySource> Engine<S> {
-    /// An engine for `node` that reports to `reports`.
+    /// An engine for `node` that reports to `reports`. Credential proxies are
+    /// told `allowed_hosts`.
     pub fn new(
         node: String,
         clock: Clock,
         acquirer: Acquirer<S>,
+        allowed_hosts: AllowList,
         reports: watch::Sender<Reports>,
     ) -> Self {
         Self {
             node,
             clock,
             acquirer: Arc::new(acquirer),
+            allowed_hosts,
             reports,
             consumers: BTreeMap::new(),
             volumes: BTreeMap::new(),
@@ -117,9 +122,9 @@ impl<S: IdentitySource> Engine<S> {
     }
 
     /// Takes over volumes of an earlier process. Expired files go at once.
-    pub fn adopt(&mut self, volumes: impl IntoIterator<Item = PathBuf>) {
-        for volume in volumes {
-            self.open(volume);
+    pub fn adopt(&mut self, volumes: impl IntoIterator<Item = (PathBuf, View)>) {
+        for (volume, view) in volumes {
+            self.open(volume, view);
         }
         self.write_volumes();
     }
@@ -164,7 +169,7 @@ impl<S: IdentitySource> Engine<S> {
     fn take(&mut self, event: Event) {
         match event {
             Event::Published { consumer, done } => {
-                self.open(consumer.volume.clone());
+                self.open(consumer.volume.clone(), consumer.view);
                 self.consumers.insert(consumer.volume.clone(), consumer);
                 self.waiting.push(done);
             }
@@ -177,11 +182,16 @@ impl<S: IdentitySource> Engine<S> {
         }
     }
 
-    fn open(&mut self, path: PathBuf) {
+    fn open(&mut self, path: PathBuf, view: View) {
         if self.volumes.contains_key(&path) {
             return;
         }
-        match Volume::adopt(Store::at(&path)) {
+        let store = Store::at(&path);
+        let volume = match view {
+            View::ArgoCd => Volume::adopt(store),
+            View::Proxy => Volume::adopt_proxy(store, self.allowed_hosts.clone()),
+        };
+        match volume {
             Ok(volume) => drop(self.volumes.insert(path, volume)),
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);

@@ -17,7 +17,15 @@ use crate::identity::{IdentityError, IdentityRequest, IdentityToken};
 use crate::jwt::Claims;
 use crate::jwt::tests::token;
 
+#[path = "engine_proxy_tests.rs"]
+mod proxy;
+
 const START: i64 = 1_800_000_000;
+
+/// What the agent's administrator allows.
+fn allowed() -> AllowList {
+    AllowList::parse("sts.test").unwrap()
+}
 
 #[derive(Debug, Clone)]
 enum Mode {
@@ -71,6 +79,7 @@ struct Agent {
     source: Source,
     clock: Clock,
     folder: tempfile::TempDir,
+    proxy: tempfile::TempDir,
 }
 
 impl Agent {
@@ -86,6 +95,7 @@ impl Agent {
         };
         let source = Source(Arc::new(Mutex::new(state)), clock);
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let proxy = tempfile::tempdir_in("/dev/shm").unwrap();
         let (handle, bindings, reports) = Self::start(&source, clock, &[]);
         Self {
             handle,
@@ -94,6 +104,7 @@ impl Agent {
             source,
             clock,
             folder,
+            proxy,
         }
     }
 
@@ -101,7 +112,7 @@ impl Agent {
     fn start(
         source: &Source,
         clock: Clock,
-        left: &[PathBuf],
+        left: &[(PathBuf, View)],
     ) -> (
         Handle,
         watch::Sender<Option<Arc<Bindings>>>,
@@ -113,7 +124,7 @@ impl Agent {
         let (reports, reported) = watch::channel(Reports::default());
         let (maps, current) = watch::channel(None);
         let (handle, events) = channel();
-        let mut engine = Engine::new("node-a".into(), clock, acquirer, reports);
+        let mut engine = Engine::new("node-a".into(), clock, acquirer, allowed(), reports);
         engine.adopt(left.iter().cloned());
         tokio::spawn(engine.run(events, current));
         (handle, maps, reported)
@@ -121,7 +132,10 @@ impl Agent {
 
     /// The process ends; another one finds the volume.
     fn restart(&mut self) {
-        let left = [self.folder.path().to_owned()];
+        let left = [
+            (self.folder.path().to_owned(), View::ArgoCd),
+            (self.proxy.path().to_owned(), View::Proxy),
+        ];
         (self.handle, self.bindings, self.reports) = Self::start(&self.source, self.clock, &left);
     }
 

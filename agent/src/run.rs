@@ -62,13 +62,19 @@ pub async fn run(
         config.control_plane_ca,
         config.token_file,
     );
-    let upstream = Upstream::new(config.allowed_hosts, config.upstream_ca.as_deref())?;
+    let upstream = Upstream::new(config.allowed_hosts.clone(), config.upstream_ca.as_deref())?;
     let acquirer = Acquirer::new(identities, upstream);
 
     let (reports, reported) = watch::channel(Reports::default());
     let (maps, current) = watch::channel::<Option<Arc<Bindings>>>(None);
     let (handle, events) = engine::channel();
-    let mut engine = Engine::new(config.node_name.clone(), Clock::system(), acquirer, reports);
+    let mut engine = Engine::new(
+        config.node_name.clone(),
+        Clock::system(),
+        acquirer,
+        config.allowed_hosts,
+        reports,
+    );
     let settings = csi::Settings {
         node: config.node_name.clone(),
         program: Arc::new(Program::load(&config.exec_auth)?),

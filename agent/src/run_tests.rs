@@ -20,6 +20,7 @@ use crate::csi::registration::Registration;
 use crate::csi::registration::proto::{InfoRequest, RegistrationStatus};
 use crate::csi::tests::publish_request;
 use crate::csi::{NodeClient, RegistrationClient};
+use crate::demand::View;
 
 #[derive(Clone)]
 struct Api {
@@ -125,12 +126,19 @@ async fn the_agent_registers_serves_tells_and_leaves() {
     let old = path.join("kubelet/pods/old/volumes/v/mount");
     std::fs::create_dir_all(&old).unwrap();
     let _unmount_old = Unmount(old.clone());
-    csi::mount::mount(&old, 1 << 20).unwrap();
+    csi::mount::mount(&old, View::ArgoCd, 1 << 20).unwrap();
     for name in ["bin", "clusters"] {
         std::fs::create_dir(old.join(name)).unwrap();
     }
     std::fs::write(old.join("bin/exec-auth"), "old").unwrap();
     std::fs::write(old.join("clusters/expired.json"), "{}").unwrap();
+
+    // And that pod's volume for the credential proxy.
+    let proxy = path.join("kubelet/pods/old/volumes/proxy/mount");
+    std::fs::create_dir_all(&proxy).unwrap();
+    let _unmount_proxy = Unmount(proxy.clone());
+    csi::mount::mount(&proxy, View::Proxy, 1 << 20).unwrap();
+    std::fs::write(proxy.join("unreadable.json"), "{}").unwrap();
 
     let (list, listing) = watch::channel(false);
     let (sender, mut events) = mpsc::unbounded_channel();
@@ -170,6 +178,7 @@ async fn the_agent_registers_serves_tells_and_leaves() {
     let program = std::fs::read(old.join("bin/exec-auth")).unwrap();
     assert_eq!(program, b"#!/bin/sh\n", "upgraded before anybody publishes");
     assert!(!old.join("clusters/expired.json").exists());
+    assert_eq!(std::fs::read_dir(&proxy).unwrap().count(), 0, "and no bin/");
     let info = registration.get_info(InfoRequest {}).await.unwrap();
     assert_eq!(info.into_inner().endpoint, "/host/csi.sock");
     let (status, missing) = readyz(address).await;

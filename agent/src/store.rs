@@ -31,7 +31,8 @@ const TEMPORARY: &str = ".new-";
 /// From linux/magic.h; the type differs between architectures, hence `as`.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
-/// The directories of a credential volume.
+/// The directories of a credential volume: three in Argo CD's view, the root
+/// alone in the credential proxy's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Directory {
     /// The Docker configuration.
@@ -40,11 +41,13 @@ pub enum Directory {
     Clusters,
     /// The exec plugin.
     Bin,
+    /// The volume itself.
+    Root,
 }
 
 impl Directory {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Docker, Self::Clusters, Self::Bin];
+    /// Those that are made in Argo CD's view.
+    pub const MADE: [Self; 3] = [Self::Docker, Self::Clusters, Self::Bin];
 
     /// The directory's name in the volume.
     pub const fn name(self) -> &'static str {
@@ -52,6 +55,7 @@ impl Directory {
             Self::Docker => layout::DOCKER_DIR,
             Self::Clusters => layout::CLUSTERS_DIR,
             Self::Bin => layout::BIN_DIR,
+            Self::Root => ".",
         }
     }
 }
@@ -195,13 +199,13 @@ impl Store {
         }
     }
 
-    /// Makes the directories, where missing.
+    /// Makes the directories of Argo CD's view, where missing.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn prepare(&self) -> Result<(), Error> {
         let volume = VerifiedTmpfs::open(&self.volume)?;
-        for directory in Directory::ALL {
+        for directory in Directory::MADE {
             let path = self.volume.join(directory.name());
             match rustix::fs::mkdirat(&volume.directory, directory.name(), Mode::from(0o755)) {
                 // The umask may have taken bits away, and the pod's user is not ours.

@@ -3,10 +3,18 @@
 use std::time::Duration;
 
 use serde_json::json;
+use shared::docker_config::{self, BasicCredential};
+use shared::exec_credential::ExecCredential;
+use shared::layout;
+use shared::registry::RegistryHost;
 
 use super::*;
 use crate::jwt::tests::token;
 use crate::refresh::{Event, Fresh, Machine, Now, Outcome};
+use crate::store::FileName;
+
+#[path = "volume/proxy_tests.rs"]
+mod proxy;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()

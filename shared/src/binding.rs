@@ -64,7 +64,7 @@ pub struct ProxyDelivery {
 }
 
 /// What a host that the credential proxy reaches serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProxyKind {
     /// An OCI registry (distribution API).

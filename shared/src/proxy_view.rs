@@ -80,7 +80,7 @@ impl fmt::Debug for ProxyCredential {
 }
 
 /// SHA-256 of a proxy key.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyHash([u8; 32]);
 
 impl KeyHash {

@@ -170,7 +170,10 @@ async fn publishes_and_unpublishes_as_often_as_it_is_asked() {
     let target = driver.target();
     driver.publish().await.unwrap();
     assert_eq!(driver.published.recv().await, Some(target.clone()));
-    assert_eq!(mount::mounted(&target).unwrap(), Mounted::Ours);
+    assert_eq!(
+        mount::mounted(&target).unwrap(),
+        Mounted::Ours(View::ArgoCd)
+    );
     let found = std::fs::metadata(&target).unwrap();
     assert_eq!(found.permissions().mode() & 0o7777, 0o755);
     assert_ne!(
@@ -186,7 +189,7 @@ async fn publishes_and_unpublishes_as_often_as_it_is_asked() {
     is_complete(&target);
     assert_eq!(
         mount::volumes_below(driver.folder.path()).unwrap(),
-        std::slice::from_ref(&target)
+        [(target.clone(), View::ArgoCd)]
     );
 
     // Again, with a new token: the same mount, with what is in it.
@@ -210,10 +213,7 @@ async fn publishes_and_unpublishes_as_often_as_it_is_asked() {
     std::fs::create_dir_all(target.parent().unwrap()).unwrap();
     std::os::unix::fs::symlink("/", &target).unwrap();
     assert_eq!(driver.publish().await.unwrap_err().code(), Code::Internal);
-    assert_eq!(
-        mount::volumes_below(driver.folder.path()).unwrap(),
-        [""; 0].map(PathBuf::from)
-    );
+    assert_eq!(mount::volumes_below(driver.folder.path()).unwrap(), []);
     std::fs::remove_file(&target).unwrap();
     std::fs::create_dir(&target).unwrap();
     std::fs::write(target.join("foreign"), "x").unwrap();
@@ -238,13 +238,58 @@ async fn what_a_failed_publish_made_goes_and_what_was_there_stays() {
 
     // A running pod's volume.
     std::fs::create_dir(&target).unwrap();
-    mount::mount(&target, 1 << 20).unwrap();
+    mount::mount(&target, View::ArgoCd, 1 << 20).unwrap();
     std::fs::write(target.join("credential"), "x").unwrap();
     broken.publish().await.unwrap_err();
     assert_eq!(layers(&target), 1);
     assert!(target.join("credential").exists());
     broken.unpublish().await.unwrap();
     assert_eq!((layers(&target), target.exists()), (0, false));
+}
+
+#[tokio::test]
+async fn the_proxys_view_is_an_empty_volume_of_its_own() {
+    let driver = Driver::start().await;
+    let target = driver.target();
+    let publish = |view: Option<&'static str>| {
+        let mut request = publish_request(&target);
+        let view = view.map(|view| ("view".to_owned(), view.to_owned()));
+        request.volume_context.extend(view);
+        let mut node = NodeClient::new(driver.channel.clone());
+        async move { node.node_publish_volume(request).await.map(drop) }
+    };
+    let error = publish(Some("other")).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(!target.exists(), "nothing is made");
+
+    publish(Some("proxy")).await.unwrap();
+    publish(Some("proxy")).await.unwrap();
+    assert_eq!(layers(&target), 1);
+    assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
+    let found = std::fs::metadata(&target).unwrap();
+    assert_eq!(found.permissions().mode() & 0o7777, 0o755);
+    let found = rustix::fs::statvfs(&target).unwrap();
+    assert_eq!(found.f_blocks * found.f_frsize, PROXY_VOLUME);
+
+    // A restart, of an agent that makes larger ones: it is told from the mount.
+    driver.unpublish().await.unwrap();
+    std::fs::create_dir(&target).unwrap();
+    mount::mount(&target, View::Proxy, 1 << 20).unwrap();
+    let left = mount::volumes_below(driver.folder.path()).unwrap();
+    assert_eq!(left, [(target.clone(), View::Proxy)]);
+    upgrade(&left, &driver.settings);
+    assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
+    let found = rustix::fs::statvfs(&target).unwrap();
+    assert_eq!(found.f_blocks * found.f_frsize, PROXY_VOLUME);
+
+    // It never becomes the other view.
+    std::fs::write(target.join("prod.json"), "x").unwrap();
+    let error = publish(None).await.unwrap_err();
+    assert!(error.message().contains("another view"), "{error}");
+    assert_eq!(
+        (layers(&target), std::fs::read_dir(&target).unwrap().count()),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
@@ -273,13 +318,13 @@ async fn whatever_a_killed_process_left_is_healed() {
         ("a directory", &|| {}, 1),
         (
             "an empty mount of another size",
-            &|| mount::mount(&target, small).unwrap(),
+            &|| mount::mount(&target, View::ArgoCd, small).unwrap(),
             1,
         ),
         (
             "half a volume",
             &|| {
-                mount::mount(&target, small).unwrap();
+                mount::mount(&target, View::ArgoCd, small).unwrap();
                 std::fs::create_dir(target.join("docker")).unwrap();
                 std::fs::create_dir(target.join("bin")).unwrap();
                 std::fs::write(target.join("bin/.new-exec-auth"), "half").unwrap();
@@ -290,9 +335,9 @@ async fn whatever_a_killed_process_left_is_healed() {
         (
             "two mounts",
             &|| {
-                mount::mount(&target, small).unwrap();
+                mount::mount(&target, View::ArgoCd, small).unwrap();
                 std::fs::create_dir(target.join("docker")).unwrap();
-                mount::mount(&target, small).unwrap();
+                mount::mount(&target, View::ArgoCd, small).unwrap();
             },
             2,
         ),
@@ -360,7 +405,10 @@ async fn an_upgrade_reaches_running_pods_at_once() {
     };
     let left = mount::volumes_below(driver.folder.path()).unwrap();
     let nowhere = driver.folder.path().join("nowhere");
-    upgrade(&[&[nowhere], left.as_slice()].concat(), &settings);
+    upgrade(
+        &[&[(nowhere, View::ArgoCd)], left.as_slice()].concat(),
+        &settings,
+    );
     assert!(std::fs::read(target.join("bin/exec-auth")).unwrap() == content);
     assert_eq!(flags(&target), noswap);
     let found = std::fs::metadata(target.join("bin")).unwrap();

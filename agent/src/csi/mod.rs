@@ -12,7 +12,7 @@ pub mod registration;
 pub(crate) mod socket;
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use shared::errors::Code;
@@ -25,8 +25,9 @@ pub use services::identity_client::IdentityClient;
 pub use services::node_client::NodeClient;
 pub use services::registration_client::RegistrationClient;
 
+use crate::demand::View;
 use crate::engine::Handle;
-use crate::store::Store;
+use crate::store::{Store, VerifiedTmpfs};
 use services::identity_server::IdentityServer;
 use services::node_server::NodeServer;
 
@@ -44,26 +45,44 @@ mod services {
     ));
 }
 
+/// The credential proxy's view: a file of a binding takes one page or a few, so
+/// hundreds fit. Pages that are not written cost nothing.
+const PROXY_VOLUME: u64 = 8 << 20;
+
 /// Brings volumes of an earlier process to what this one would have made: size,
-/// directories and program. So a running pod has the exec-auth of a new agent
+/// directories and program, as their view has them. So a running pod has the exec-auth of a new agent
 /// at once. A volume that cannot be changed is logged and stays as it is.
-pub(crate) fn upgrade(volumes: &[PathBuf], settings: &Settings) {
-    for volume in volumes {
-        if let Err(error) = settings.bring_up_to_date(volume) {
+pub(crate) fn upgrade(volumes: &[(PathBuf, View)], settings: &Settings) {
+    for (volume, view) in volumes {
+        if let Err(error) = settings.bring_up_to_date(volume, *view) {
             tracing::warn!(volume = %volume.display(), code = %Code::StoreFailed, "{error:#}");
         }
     }
 }
 
 impl Settings {
-    /// What every volume has, whoever mounted it; cheap when nothing has changed.
-    fn bring_up_to_date(&self, volume: &std::path::Path) -> anyhow::Result<()> {
-        mount::grow(volume, self.program.volume_size()).context("grow the tmpfs")?;
-        let store = Store::at(volume);
-        // These verify that it is a tmpfs.
-        store.prepare()?;
-        self.program.install(&store)?;
+    /// What every volume of a view has, whoever mounted it; cheap when nothing
+    /// has changed.
+    fn bring_up_to_date(&self, volume: &Path, view: View) -> anyhow::Result<()> {
+        mount::grow(volume, self.volume_size(view)).context("grow the tmpfs")?;
+        match view {
+            View::ArgoCd => {
+                let store = Store::at(volume);
+                // These verify that it is a tmpfs.
+                store.prepare()?;
+                self.program.install(&store)?;
+            }
+            // No directories and no program: the engine puts files at the root.
+            View::Proxy => drop(VerifiedTmpfs::open(volume)?),
+        }
         Ok(())
+    }
+
+    fn volume_size(&self, view: View) -> u64 {
+        match view {
+            View::ArgoCd => self.program.volume_size(),
+            View::Proxy => PROXY_VOLUME,
+        }
     }
 }
 

@@ -10,9 +10,18 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-/// Source name of our mounts in the mount table.
-const SOURCE: &str = "argocd-identity";
-/// Each cluster Secret is one file.
+use crate::demand::View;
+
+/// Source name of our mounts in the mount table. It says which view a volume
+/// is: it is there with the mount, so no crash leaves a volume that cannot be
+/// told, and nothing in the volume can change it.
+fn source(view: View) -> &'static str {
+    match view {
+        View::ArgoCd => "argocd-identity",
+        View::Proxy => "argocd-identity-proxy",
+    }
+}
+/// Each cluster Secret, and each binding in the proxy's view, is one file.
 const OPTIONS: &str = "nr_inodes=4096,mode=0755";
 /// Exists where SELinux is on.
 const SELINUX: &str = "/sys/fs/selinux/enforce";
@@ -27,7 +36,7 @@ pub(super) enum Mounted {
     /// Nothing.
     Nothing,
     /// A tmpfs of ours.
-    Ours,
+    Ours(View),
     /// Something else.
     Other,
 }
@@ -47,16 +56,16 @@ pub(super) fn mounted(path: &Path) -> io::Result<Mounted> {
         .into_iter()
         .rfind(|mount| mount.point == real)
         .map_or(Mounted::Nothing, |mount| match mount.ours {
-            true => Mounted::Ours,
-            false => Mounted::Other,
+            Some(view) => Mounted::Ours(view),
+            None => Mounted::Other,
         }))
 }
 
-/// Our volumes below `folder`: those that an earlier process of the agent left.
+/// Our volumes below `folder`, with their views: those that an earlier process of the agent left.
 /// Where several mounts lie on one another, only the topmost can be reached,
 /// and it is the one that a container that starts there sees; the others go
 /// when the volume is unpublished.
-pub(crate) fn volumes_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn volumes_below(folder: &Path) -> io::Result<Vec<(PathBuf, View)>> {
     Ok(visible_below(
         table()?,
         &folder.canonicalize()?,
@@ -64,29 +73,34 @@ pub(crate) fn volumes_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
     ))
 }
 
-fn visible_below(table: Vec<Mount>, real: &Path, folder: PathBuf) -> Vec<PathBuf> {
+fn visible_below(table: Vec<Mount>, real: &Path, folder: PathBuf) -> Vec<(PathBuf, View)> {
     // The table has the topmost last.
-    let topmost: BTreeMap<PathBuf, bool> = table
+    let topmost: BTreeMap<PathBuf, Option<View>> = table
         .into_iter()
         .map(|mount| (mount.point, mount.ours))
         .collect();
     topmost
         .into_iter()
-        .filter(|(_, ours)| *ours)
-        .filter_map(|(point, _)| Some(folder.join(point.strip_prefix(real).ok()?)))
+        .filter_map(|(point, ours)| Some((folder.join(point.strip_prefix(real).ok()?), ours?)))
         .collect()
 }
 
 /// Mounts a tmpfs of `size` bytes at `target`: no device files, no set-user-ID
 /// programs, and never swapped out where the kernel can promise it (6.4 and later).
-pub(crate) fn mount(target: &Path, size: u64) -> io::Result<()> {
+pub(crate) fn mount(target: &Path, view: View, size: u64) -> io::Result<()> {
     let context = match Path::new(SELINUX).exists() {
         true => format!(",{CONTEXT}"),
         false => String::new(),
     };
     let mount = |options: &str| {
         let options = CString::new(options).map_err(|_contains_nul| Errno::INVAL)?;
-        rustix::mount::mount(SOURCE, target, "tmpfs", FLAGS, Some(options.as_c_str()))
+        rustix::mount::mount(
+            source(view),
+            target,
+            "tmpfs",
+            FLAGS,
+            Some(options.as_c_str()),
+        )
     };
     match mount(&format!("size={size},{OPTIONS},noswap{context}")) {
         Err(Errno::INVAL) => Ok(mount(&format!("size={size},{OPTIONS}{context}"))?),
@@ -134,7 +148,7 @@ pub(super) fn unmount_top(target: &Path) -> io::Result<()> {
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
     point: PathBuf,
-    ours: bool,
+    ours: Option<View>,
 }
 
 fn table() -> io::Result<Vec<Mount>> {
@@ -149,7 +163,10 @@ fn parse(table: &[u8]) -> Vec<Mount> {
             let mut fields = line.split(|byte| *byte == b' ');
             let point = PathBuf::from(unescape(fields.nth(4)?));
             let mut after = fields.skip_while(|field| *field != b"-").skip(1);
-            let ours = after.next()? == b"tmpfs" && after.next()? == SOURCE.as_bytes();
+            let (kind, name) = (after.next()?, after.next()?);
+            let ours = [View::ArgoCd, View::Proxy]
+                .into_iter()
+                .find(|view| kind == b"tmpfs" && name == source(*view).as_bytes());
             Some(Mount { point, ours })
         })
         .collect()
@@ -184,15 +201,19 @@ mod tests {
     fn reads_the_mount_table() {
         let table = b"36 35 98:0 /a /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw\n\
             37 35 0:40 / /pods/x/mount rw,nosuid shared:1 master:2 - tmpfs argocd-identity rw\n\
-            38 35 0:41 / /pods/y/mount rw - tmpfs tmpfs rw\nbroken\n";
-        let mounts: Vec<(String, bool)> = parse(table)
+            38 35 0:41 / /pods/y/mount rw - tmpfs tmpfs rw\nbroken\n\
+            39 35 0:42 / /pods/z/mount rw - tmpfs argocd-identity-proxy rw\n\
+            40 35 0:43 / /pods/w/mount rw - ext4 argocd-identity rw\n";
+        let mounts: Vec<(String, Option<View>)> = parse(table)
             .into_iter()
             .map(|mount| (mount.point.display().to_string(), mount.ours))
             .collect();
         let expected = [
-            ("/mnt 2", false),
-            ("/pods/x/mount", true),
-            ("/pods/y/mount", false),
+            ("/mnt 2", None),
+            ("/pods/x/mount", Some(View::ArgoCd)),
+            ("/pods/y/mount", None),
+            ("/pods/z/mount", Some(View::Proxy)),
+            ("/pods/w/mount", None),
         ];
         assert_eq!(
             mounts,
@@ -207,18 +228,22 @@ mod tests {
             point: point.into(),
             ours,
         };
+        let argocd = Some(View::ArgoCd);
         let table = vec![
-            mount("/real/a", true),
-            mount("/real/b", true),
-            mount("/real/c", false),
-            mount("/elsewhere/d", true),
-            mount("/real/a", true),
-            mount("/real/b", false),
-            mount("/real/c", true),
+            mount("/real/a", argocd),
+            mount("/real/b", argocd),
+            mount("/real/c", None),
+            mount("/elsewhere/d", argocd),
+            mount("/real/a", Some(View::Proxy)),
+            mount("/real/b", None),
+            mount("/real/c", argocd),
         ];
         assert_eq!(
             visible_below(table, Path::new("/real"), "/link".into()),
-            ["/link/a", "/link/c"].map(PathBuf::from)
+            [
+                ("/link/a".into(), View::Proxy),
+                ("/link/c".into(), View::ArgoCd)
+            ]
         );
     }
 

@@ -19,6 +19,7 @@ use super::proto::{
 };
 use super::publish;
 use super::services::node_server::Node;
+use crate::demand::View;
 use crate::engine::Handle;
 use crate::store::Program;
 
@@ -56,7 +57,7 @@ impl NodeService {
         &self,
         volume_id: &str,
         target: &Path,
-        work: fn(&Settings, &Path) -> anyhow::Result<()>,
+        work: impl FnOnce(&Settings, &Path) -> anyhow::Result<()> + Send + 'static,
     ) -> Result<(), Status> {
         let (settings, path) = (Arc::clone(&self.settings), target.to_owned());
         let one_at_a_time = Arc::clone(&self.mounting).lock_owned().await;
@@ -81,17 +82,19 @@ impl NodeService {
 ///
 /// Kubelet takes an error for final and then never unpublishes, so whatever
 /// this call made goes with it. What was there before stays.
-fn publish_volume(settings: &Settings, target: &Path) -> anyhow::Result<()> {
+fn publish_volume(settings: &Settings, target: &Path, view: View) -> anyhow::Result<()> {
     match mount::mounted(target).context("read the mount table")? {
-        Mounted::Ours => settings.bring_up_to_date(target),
+        Mounted::Ours(found) if found == view => settings.bring_up_to_date(target, view),
+        // A volume never changes its view, and this one may hold credentials.
+        Mounted::Ours(_) => bail!("the volume at {} is of another view", target.display()),
         Mounted::Other => bail!("something else is mounted at {}", target.display()),
         Mounted::Nothing => {
             make_directory(settings, target)?;
-            mount::mount(target, settings.program.volume_size())
+            mount::mount(target, view, settings.volume_size(view))
                 .with_context(|| format!("mount a tmpfs at {}", target.display()))
                 .and_then(|()| {
                     settings
-                        .bring_up_to_date(target)
+                        .bring_up_to_date(target, view)
                         .inspect_err(|_| undo("unmount", mount::unmount_top(target)))
                 })
                 // Empty, or not removed.
@@ -155,8 +158,13 @@ impl Node for NodeService {
         let request = request.into_inner();
         let consumer = publish::consumer(&request, &self.settings.kubelet_dir)
             .inspect_err(|status| tracing::warn!("{}", status.message()))?;
-        self.blocking(&request.volume_id, &consumer.volume, publish_volume)
-            .await?;
+        let view = consumer.view;
+        self.blocking(
+            &request.volume_id,
+            &consumer.volume,
+            move |settings, target| publish_volume(settings, target, view),
+        )
+        .await?;
         self.engine.publish(consumer).await;
         Ok(Response::new(NodePublishVolumeResponse {}))
     }

@@ -11,7 +11,7 @@ use shared::layout;
 use tonic::Status;
 
 use super::proto::{AccessType, NodePublishVolumeRequest};
-use crate::demand::Consumer;
+use crate::demand::{Consumer, View};
 
 /// Where kubelet puts the pod's tokens: `tokenRequests` of CSIDriver.
 const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
@@ -59,6 +59,15 @@ pub(super) fn consumer(
             "is not true: only inline volumes exist",
         ));
     }
+    let view = match request.volume_context.get(layout::VIEW_ATTRIBUTE) {
+        None => View::ArgoCd,
+        Some(view) if view == layout::PROXY_VIEW => View::Proxy,
+        // An agent that does not know a view must not serve another one instead.
+        Some(_) => {
+            let field = format!("volume_context {}", layout::VIEW_ATTRIBUTE);
+            return Err(invalid(&field, "is neither absent nor `proxy`"));
+        }
+    };
     let pod = context("pod.name")?;
     let namespace = context("pod.namespace")?;
     let (token, token_expires_at) =
@@ -72,6 +81,7 @@ pub(super) fn consumer(
         pod,
         namespace,
         volume,
+        view,
         token,
         token_expires_at,
     })
@@ -206,6 +216,24 @@ mod tests {
         let from_secrets = consumer(&request, Path::new(KUBELET)).unwrap();
         assert_eq!(from_secrets.token.expose_secret(), "u");
         assert_eq!(from_secrets.service_account, "sa");
+    }
+
+    #[test]
+    fn a_volume_says_which_view_it_is() {
+        let attribute = |value: Option<&str>| {
+            let mut request = request();
+            let value = value.map(|value| (layout::VIEW_ATTRIBUTE.into(), value.into()));
+            request.volume_context.extend(value);
+            consumer(&request, Path::new(KUBELET)).map(|it| it.view)
+        };
+        assert_eq!(attribute(None).unwrap(), View::ArgoCd);
+        assert_eq!(attribute(Some("proxy")).unwrap(), View::Proxy);
+        for other in ["", "Proxy", "argocd", "proxy "] {
+            let status = attribute(Some(other)).unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument);
+            let message = status.message();
+            assert!(message.contains("volume_context view"), "{message}");
+        }
     }
 
     #[test]
