@@ -156,9 +156,11 @@ async fn a_realm_on_another_host_needs_permission() {
     })
     .await;
     let target = server.at("localhost");
-    let refused = binding("a", &target, "a");
+    let mut refused = binding("a", &target, "a");
+    refused.allowed_hosts = AllowList::parse("localhost;private").unwrap();
     let mut allowed = binding("b", &target, "b");
-    allowed.allowed_hosts = AllowList::parse(&realm.at("127.0.0.1")).unwrap();
+    let listed = format!("localhost;private {};private", realm.at("127.0.0.1"));
+    allowed.allowed_hosts = AllowList::parse(&listed).unwrap();
     let world = World::start(&authority, &[refused, allowed]).await;
 
     let answer = world.get(&target, "a", "/v2/a/manifests/1").await;
@@ -297,7 +299,9 @@ async fn insecure_counts_for_content_and_not_for_the_realm() {
     let mut insecure = binding("a", &target, "a");
     insecure.insecure = true;
     let ask = async |allowed: &str| {
-        let world = World::allowing(&authority, &[insecure.clone()], allowed).await;
+        let mut insecure = insecure.clone();
+        insecure.allowed_hosts = AllowList::parse(allowed).unwrap();
+        let world = World::start(&authority, &[insecure]).await;
         world.get(&target, "a", "/v2/a/manifests/1").await
     };
     let answer = ask("localhost;private").await;

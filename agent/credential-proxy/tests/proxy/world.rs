@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use credential_proxy::ca::Ca;
+use credential_proxy::environment::Environment;
 use credential_proxy::forward::Proxy;
 use credential_proxy::serve::serve;
 use credential_proxy::sync::{Folders, Follower};
@@ -32,6 +33,8 @@ use shared::registry::RegistryHost;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -174,13 +177,13 @@ pub(crate) fn binding(name: &str, target: &str, path: &str) -> ProxyBinding {
         path: path.into(),
         kind: ProxyKind::Oci,
         insecure: false,
-        allowed_hosts: AllowList::default(),
+        allowed_hosts: AllowList::parse("localhost;private 127.0.0.1;private").unwrap(),
         upstream_proxy: None,
-        credential: Some(ProxyCredential {
-            username: format!("{name}+robot").into(),
-            password: "secret".into(),
-            expires: Timestamp::now() + SignedDuration::from_hours(1),
-        }),
+        credential: Some(ProxyCredential::basic_auth(
+            format!("{name}+robot"),
+            "secret",
+            Timestamp::now() + SignedDuration::from_hours(1),
+        )),
     }
 }
 
@@ -194,18 +197,21 @@ pub(crate) struct World {
     pub(crate) address: SocketAddr,
     pub(crate) folders: Folders,
     ca: String,
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) served: JoinHandle<()>,
     _root: TempDir,
 }
 
 impl World {
     pub(crate) async fn start(authority: &Authority, bindings: &[ProxyBinding]) -> Self {
-        Self::allowing(authority, bindings, "localhost;private 127.0.0.1;private").await
+        Self::within(authority, bindings, Environment::default()).await
     }
 
-    pub(crate) async fn allowing(
+    /// With these proxies in the environment.
+    pub(crate) async fn within(
         authority: &Authority,
         bindings: &[ProxyBinding],
-        allowed: &str,
+        environment: Environment,
     ) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let root = tempfile::tempdir().unwrap();
@@ -226,16 +232,20 @@ impl World {
         let pem = ca.pem().to_owned();
         let (mut follower, followed) = Follower::new(folders.clone(), &pem, String::new());
         follower.round().unwrap();
-        let upstream = Upstream::new(AllowList::parse(allowed).unwrap(), vec![authority.der()]);
+        let upstream = Upstream::new(environment, vec![authority.der()]);
         let proxy = Proxy::new(followed, ca, upstream, Duration::from_secs(3));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(Arc::new(proxy), listener));
+        let (stop, stopping) = watch::channel(false);
+        let grace = Duration::from_secs(30);
+        let served = tokio::spawn(serve(Arc::new(proxy), listener, stopping, grace));
         tokio::spawn(run::follow(follower));
         Self {
             address,
             folders,
             ca: pem,
+            stop,
+            served,
             _root: root,
         }
     }
