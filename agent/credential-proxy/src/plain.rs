@@ -16,6 +16,7 @@ use shared::proxy_view::ProxyBinding;
 
 use crate::environment::Scheme;
 use crate::parse::target::Authority;
+use crate::serve::LARGEST_HEAD;
 use crate::upstream::Upstream;
 use crate::{Body, dial, headers};
 
@@ -55,7 +56,9 @@ pub(crate) async fn forward(
         request.headers_mut().insert(PROXY_AUTHORIZATION, value);
     }
     let stream = dial::in_time(target, way.first()).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(LARGEST_HEAD)
+        .handshake(TokioIo::new(stream))
         .await
         .map_err(unreachable)?;
     tokio::spawn(connection);

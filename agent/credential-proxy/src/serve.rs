@@ -35,8 +35,9 @@ pub const CONNECTIONS: usize = 1024;
 const HEAD: Duration = Duration::from_secs(30);
 /// For a client's TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Largest head of a request.
-const LARGEST_HEAD: usize = 64 << 10;
+/// Largest head of a request or an answer, and so what a connection may buffer
+/// of a body in each direction.
+pub(crate) const LARGEST_HEAD: usize = 64 << 10;
 
 /// Set once, when the proxy shall end.
 type Stopping = watch::Receiver<bool>;
@@ -227,4 +228,93 @@ async fn terminate(
 fn refuse(error: &Named) -> Response<Body> {
     tracing::warn!(code = %error.code, "{error}");
     refusal::answer(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::ca::Ca;
+    use crate::environment::Environment;
+    use crate::sync::{Folders, Follower};
+    use crate::upstream::Upstream;
+
+    /// A connection to a proxy without bindings, and the places there are.
+    fn open() -> (DuplexStream, Arc<Semaphore>, watch::Sender<bool>) {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str| root.path().join(name);
+        let folders = Folders {
+            view: folder("view"),
+            source: folder("source"),
+            tls_data: folder("tls"),
+        };
+        let ca = Ca::open(root.path()).unwrap();
+        let (_, followed) = Follower::new(folders, ca.pem(), String::new());
+        let upstream = Upstream::new(Environment::default(), vec![]);
+        let proxy = Proxy::new(followed, ca, upstream, Duration::ZERO);
+        let (client, server) = tokio::io::duplex(1 << 10);
+        let places = Arc::new(Semaphore::new(1));
+        let place = places.clone().try_acquire_owned().unwrap();
+        let (stop, stopping) = watch::channel(false);
+        tokio::spawn(connection(
+            Arc::new(proxy),
+            server,
+            Arc::new(place),
+            stopping,
+        ));
+        (client, places, stop)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_has_half_a_minute_for_a_head() {
+        for sent in ["", "CONNECT ", "CONNECT a.test:443 HTTP/1.1\r\nHost: "] {
+            let (mut client, places, _stop) = open();
+            let start = Instant::now();
+            client.write_all(sent.as_bytes()).await.unwrap();
+            // One more byte does not give it another half minute.
+            tokio::time::sleep(HEAD / 2).await;
+            let _ = client.write_all(b"a").await;
+            let mut answer = Vec::new();
+            let _ = client.read_to_end(&mut answer).await;
+            let waited = start.elapsed();
+            assert!(
+                waited >= HEAD && waited < HEAD + HEAD / 4,
+                "{sent:?} {waited:?}"
+            );
+            let _free = places.acquire().await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_at_once_when_the_proxy_does() {
+        let (mut client, places, stop) = open();
+        let request = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let mut byte = [0];
+        client.read_exact(&mut byte).await.unwrap();
+        let start = Instant::now();
+        stop.send_replace(true);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        let _free = places.acquire().await.unwrap();
+        assert!(start.elapsed() < HEAD);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_is_too_large_is_refused() {
+        let (mut client, places, _stop) = open();
+        let filler = vec![b'a'; 4 << 10];
+        let mut sent = client.write_all(b"GET / HTTP/1.1\r\nX: ").await;
+        let mut count = 0;
+        while sent.is_ok() && count < 4 * LARGEST_HEAD {
+            sent = client.write_all(&filler).await;
+            count += filler.len();
+        }
+        assert!(count <= 2 * LARGEST_HEAD, "{count}");
+        drop(client);
+        let _free = places.acquire().await.unwrap();
+    }
 }

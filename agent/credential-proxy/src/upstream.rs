@@ -30,7 +30,7 @@ use crate::dial::{Way, in_time, unreachable};
 use crate::environment::{Environment, Scheme};
 use crate::insecure::AcceptAny;
 use crate::parse::target::Authority;
-use crate::serve::CONNECTIONS;
+use crate::serve::{CONNECTIONS, LARGEST_HEAD};
 
 /// Until an answer's first byte; a git server may count objects first.
 const ANSWER: Duration = Duration::from_secs(120);
@@ -154,6 +154,7 @@ impl Upstream {
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .pool_max_idle_per_host(16)
+            .http1_max_buf_size(LARGEST_HEAD)
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .build(dialer);
@@ -219,20 +220,26 @@ impl Upstream {
     }
 }
 
-/// Alerts about the client's certificate (RFC 8446 section 6.2).
-fn about_us(alert: AlertDescription) -> bool {
-    matches!(
-        alert,
-        AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied
-            | AlertDescription::CertificateRequired
-    )
+/// The TLS error that `error` is, or wraps: `source` of an IO error leaves out
+/// the error that it holds.
+fn tls_error<'a>(mut error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    while let Some(io) = error.downcast_ref::<std::io::Error>() {
+        error = io.get_ref()?;
+    }
+    error.downcast_ref()
 }
+
+/// Alerts about the client's certificate (RFC 8446 section 6.2).
+const ABOUT_US: [AlertDescription; 8] = [
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+    AlertDescription::CertificateRequired,
+];
 
 /// Finds the cause: our own error, a certificate's, or anything else.
 fn named(target: &Authority, error: &(dyn StdError + 'static)) -> Named {
@@ -242,23 +249,18 @@ fn named(target: &Authority, error: &(dyn StdError + 'static)) -> Named {
         if let Some(named) = error.downcast_ref::<Named>() {
             return named.clone();
         }
-        let inner = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(|error| error.get_ref())
-            .and_then(|error| error.downcast_ref::<rustls::Error>());
-        match inner.or_else(|| error.downcast_ref()) {
-            Some(error @ rustls::Error::InvalidCertificate(_)) => {
-                let detail = format!("host {target}: {error}");
-                return Named::new(Code::UpstreamUntrusted, detail);
-            }
-            // It wants a client certificate, or another one.
-            Some(error @ rustls::Error::AlertReceived(alert)) if about_us(*alert) => {
-                return Named::new(Code::RegistryRefused, format!("host {target}: {error}"));
-            }
-            _ => {}
+        if let Some(error @ rustls::Error::InvalidCertificate(_)) = tls_error(error) {
+            let detail = format!("host {target}: {error}");
+            return Named::new(Code::UpstreamUntrusted, detail);
         }
         words = error.to_string();
         cause = error.source();
+    }
+    // Of an alert over HTTP/2 only the words are left.
+    let alert = |alert| rustls::Error::AlertReceived(alert).to_string();
+    if ABOUT_US.into_iter().map(alert).any(|it| it == words) {
+        let detail = format!("host {target}, about the client's certificate: {words}");
+        return Named::new(Code::RegistryRefused, detail);
     }
     unreachable(target, &words)
 }

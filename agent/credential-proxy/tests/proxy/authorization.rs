@@ -92,6 +92,10 @@ async fn what_two_readers_could_read_differently_is_refused() {
         format!(
             "GET /v2/ HTTP/1.1\r\nHost: {target}\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc"
         ),
+        format!("GET /v2/ HTTP/1.1\r\nHost: {target}\r\nX-A: b\r\n c\r\n\r\n"),
+        format!("GET /v2/ HTTP/1.1\r\nHost: {target}\r\nX-A: b\rX-B: c\r\n\r\n"),
+        format!("GET /v2/ HTTP/1.1\r\nHost: {target}\r\nTransfer-Encoding : chunked\r\n\r\n"),
+        format!("GET /v2/\tHTTP/1.1\r\nHost: {target}\r\n\r\n"),
     ] {
         let mut stream = world.tls(&target, "a").await;
         stream.write_all(request.as_bytes()).await.unwrap();

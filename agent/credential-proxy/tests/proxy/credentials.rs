@@ -144,6 +144,35 @@ async fn tokens_are_fetched_cached_and_renewed_once_on_401() {
 }
 
 #[tokio::test]
+async fn requests_that_need_the_same_token_share_one_fetch() {
+    let authority = Authority::new();
+    let server = registry(&authority, Arc::new(AtomicUsize::new(1))).await;
+    let target = server.at("localhost");
+    let world = World::start(&authority, &[binding("a", &target, "a")]).await;
+    let mut pulls = Vec::new();
+    let world = Arc::new(world);
+    for _ in 0..40 {
+        let (world, target) = (world.clone(), target.clone());
+        pulls.push(tokio::spawn(async move {
+            world.get(&target, "a", "/v2/a/x/manifests/1").await.status
+        }));
+    }
+    for pull in pulls {
+        assert_eq!(pull.await.unwrap(), 200);
+    }
+    let fetches = || {
+        let seen = server.seen();
+        seen.iter()
+            .filter(|it| it.path.starts_with("/token"))
+            .count()
+    };
+    assert_eq!(fetches(), 1);
+    // Another scope is another token.
+    let answer = world.get(&target, "a", "/v2/a/y/manifests/1").await;
+    assert_eq!((answer.status, fetches()), (403, 2));
+}
+
+#[tokio::test]
 async fn a_realm_on_another_host_needs_permission() {
     let authority = Authority::new();
     let realm = Server::start(&authority, |_| text(200, "{\"access_token\":\"t\"}")).await;
@@ -289,6 +318,21 @@ async fn a_certificate_for_another_name_is_refused() {
         answer.status == 502 && answer.body.starts_with("upstream-untrusted"),
         "{answer:?}"
     );
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_refused() {
+    let authority = Authority::new();
+    let config = authority.expired(&["localhost"]);
+    let server = Server::with(config, |_| text(200, "x")).await;
+    let target = server.at("localhost");
+    let world = World::start(&authority, &[binding("a", &target, "a")]).await;
+    let answer = world.get(&target, "a", "/v2/a/manifests/1").await;
+    assert!(
+        answer.status == 502 && answer.body.starts_with("upstream-untrusted"),
+        "{answer:?}"
+    );
+    assert_eq!(server.seen(), []);
 }
 
 #[tokio::test]
