@@ -261,6 +261,9 @@ catalogue! {
     ProxyRequestRefused "proxy-request-refused":
         "the credential proxy does not forward a request of this form";
         "Use an https URL, and a path without empty, dotted or encoded segments.";
+    PlainHttpRefused "plain-http-refused":
+        "the host is bound, and its credential never travels over plain HTTP";
+        "Use an https URL, and remove insecureOCIForceHttp from the Secret.";
     ProxyAuthorizationInvalid "proxy-authorization-invalid":
         "the request to the credential proxy names no binding and key";
         "Leave the Secret's key proxy as the webhook wrote it.";
@@ -288,6 +291,9 @@ catalogue! {
     UpstreamUntrusted "upstream-untrusted":
         "the registry's or git server's certificate cannot be verified";
         "Add its CA to argocd-tls-certs-cm.";
+    UpstreamProxyRefused "upstream-proxy-refused":
+        "the proxy on the way to the registry or git server opens no connection to it";
+        "Check workloadIdentityUpstreamProxy of the Secret, or HTTPS_PROXY and NO_PROXY of repo-server.";
 }
 
 impl Code {

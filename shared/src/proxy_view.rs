@@ -7,9 +7,6 @@
 
 use std::fmt;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use url::Url;
@@ -20,6 +17,11 @@ use crate::binding::ProxyKind;
 use crate::errors::{Code, Named};
 use crate::layout::FileStem;
 use crate::registry::RegistryHost;
+
+mod credential;
+
+use credential::Written;
+pub use credential::{ProxyCredential, ProxySecret};
 
 /// A binding as the credential proxy sees it.
 #[derive(Debug, Clone)]
@@ -45,38 +47,6 @@ pub struct ProxyBinding {
     pub upstream_proxy: Option<Url>,
     /// The credential, once the agent has one.
     pub credential: Option<ProxyCredential>,
-}
-
-/// A user name and password with its end. Debug shows neither of the two.
-#[derive(Clone)]
-pub struct ProxyCredential {
-    /// The user name; has no colon.
-    pub username: SecretString,
-    /// The password or token.
-    pub password: SecretString,
-    /// From then on it is not used any more.
-    pub expires: Timestamp,
-}
-
-impl ProxyCredential {
-    /// The value of an `Authorization` header (RFC 7617).
-    pub fn basic(&self) -> Zeroizing<String> {
-        let pair = Zeroizing::new(format!(
-            "{}:{}",
-            self.username.expose_secret(),
-            self.password.expose_secret()
-        ));
-        let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
-        Zeroizing::new(format!("Basic {}", encoded.as_str()))
-    }
-}
-
-impl fmt::Debug for ProxyCredential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProxyCredential")
-            .field("expires", &self.expires)
-            .finish_non_exhaustive()
-    }
 }
 
 /// SHA-256 of a proxy key.
@@ -139,15 +109,7 @@ struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     upstream_proxy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    credential: Option<Credential>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Credential {
-    username: Zeroizing<String>,
-    password: Zeroizing<String>,
-    expires: Timestamp,
+    credential: Option<Written>,
 }
 
 /// Renders a file's content.
@@ -156,11 +118,6 @@ struct Credential {
 /// [`Code::ProxyViewUnreadable`] for a binding that [`parse`] would refuse.
 pub fn render(binding: &ProxyBinding) -> Result<Zeroizing<Vec<u8>>, Named> {
     check(binding)?;
-    let credential = binding.credential.as_ref().map(|it| Credential {
-        username: Zeroizing::new(it.username.expose_secret().to_owned()),
-        password: Zeroizing::new(it.password.expose_secret().to_owned()),
-        expires: it.expires,
-    });
     let document = Document {
         binding: binding.name.clone(),
         project: binding.project.clone(),
@@ -171,7 +128,7 @@ pub fn render(binding: &ProxyBinding) -> Result<Zeroizing<Vec<u8>>, Named> {
         insecure: binding.insecure,
         allowed_hosts: binding.allowed_hosts.to_string(),
         upstream_proxy: binding.upstream_proxy.as_ref().map(Url::to_string),
-        credential,
+        credential: binding.credential.as_ref().map(Written::from),
     };
     serde_json::to_vec(&document)
         .map(Zeroizing::new)
@@ -208,11 +165,7 @@ pub fn parse(bytes: &[u8]) -> Result<ProxyBinding, Named> {
         path: document.path,
         kind: document.kind,
         insecure: document.insecure,
-        credential: document.credential.map(|it| ProxyCredential {
-            username: it.username.as_str().into(),
-            password: it.password.as_str().into(),
-            expires: it.expires,
-        }),
+        credential: document.credential.map(Written::read).transpose()?,
     };
     check(&binding)?;
     Ok(binding)
@@ -253,23 +206,10 @@ fn check(binding: &ProxyBinding) -> Result<(), Named> {
     if !path.is_empty() && (!path.split('/').all(segment) || path.contains(odd)) {
         return Err(unreadable("path: not a repository path"));
     }
-    if let Some(credential) = &binding.credential {
-        let (username, password) = (
-            credential.username.expose_secret(),
-            credential.password.expose_secret(),
-        );
-        if username.contains(':') {
-            return Err(unreadable("credential.username: has a colon"));
-        }
-        if username
-            .chars()
-            .chain(password.chars())
-            .any(char::is_control)
-        {
-            return Err(unreadable("credential: has a control character"));
-        }
-    }
-    Ok(())
+    binding
+        .credential
+        .as_ref()
+        .map_or(Ok(()), ProxyCredential::check)
 }
 
 fn unreadable(reason: &str) -> Named {
@@ -283,6 +223,7 @@ fn syntax(error: &serde_json::Error) -> Named {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
@@ -298,11 +239,49 @@ mod tests {
             insecure: false,
             allowed_hosts: AllowList::default(),
             upstream_proxy: None,
-            credential: Some(ProxyCredential {
-                username: "prod+argocd".into(),
-                password: "hunter2".into(),
-                expires: Timestamp::UNIX_EPOCH,
-            }),
+            credential: Some(ProxyCredential::basic_auth(
+                "prod+argocd",
+                "hunter2",
+                Timestamp::UNIX_EPOCH,
+            )),
+        }
+    }
+
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n";
+
+    fn basic(username: &str, password: &str) -> ProxyCredential {
+        ProxyCredential::basic_auth(username, password, Timestamp::UNIX_EPOCH)
+    }
+
+    fn x509(certificates: &str, key: &str) -> ProxyCredential {
+        ProxyCredential::x509(certificates, key, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_certificate_takes_the_place_of_user_name_and_password() {
+        let mut given = binding();
+        given.credential = Some(x509(CERTIFICATE, KEY));
+        let bytes = render(&given).unwrap();
+        let text = std::str::from_utf8(&bytes).unwrap();
+        let expected = concat!(
+            r#""credential":{"certificates":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n","#,
+            r#""key":"-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n","#,
+            r#""expires":"1970-01-01T00:00:00Z"}}"#
+        );
+        assert!(text.ends_with(expected), "{text}");
+        let read = parse(&bytes).unwrap();
+        assert_eq!(*render(&read).unwrap(), *bytes);
+        assert!(read.credential.unwrap().authorization().is_none());
+        assert!(!format!("{given:?}").contains("hunter2"));
+        for (from, to) in [
+            (r#""key":"#, r#""password":"#),
+            (r#""certificates":"#, r#""username":"#),
+            (r#""key":"#, r#""username":"a","password":"b","key":"#),
+        ] {
+            let error = parse(text.replace(from, to).as_bytes()).unwrap_err();
+            assert_eq!(error.code, Code::ProxyViewUnreadable, "{to}");
+            assert!(!error.to_string().contains("hunter2"));
         }
     }
 
@@ -353,8 +332,12 @@ mod tests {
             change(|it| it.path = "a/../b".into()),
             change(|it| it.path = "/a".into()),
             change(|it| it.path = "a%2fb".into()),
-            change(|it| it.credential.as_mut().unwrap().username = "a:b".into()),
-            change(|it| it.credential.as_mut().unwrap().password = "a\r\nb".into()),
+            change(|it| it.credential = Some(basic("a:b", "c"))),
+            change(|it| it.credential = Some(basic("a", "b\r\nc"))),
+            change(|it| it.credential = Some(x509("a certificate", KEY))),
+            change(|it| it.credential = Some(x509(CERTIFICATE, "a key"))),
+            change(|it| it.credential = Some(x509(&format!("{CERTIFICATE}{KEY}"), KEY))),
+            change(|it| it.credential = Some(x509(&format!("{CERTIFICATE}\0"), KEY))),
         ] {
             assert_eq!(error.code, Code::ProxyViewUnreadable);
         }
@@ -397,10 +380,9 @@ mod tests {
                 target: RegistryHost::parse("git.example.org:8443").unwrap(),
                 allowed_hosts: AllowList::parse(&allowed).unwrap(),
                 upstream_proxy: proxy.map(|it| upstream_proxy(&it).unwrap()),
-                credential: secret.map(|(username, password, at)| ProxyCredential {
-                    username: username.into(),
-                    password: password.into(),
-                    expires: Timestamp::from_second(at).unwrap(),
+                credential: secret.map(|(username, password, at)| {
+                    let expires = Timestamp::from_second(at).unwrap();
+                    ProxyCredential::basic_auth(username, password, expires)
                 }),
             };
             if let Ok(bytes) = render(&given) {

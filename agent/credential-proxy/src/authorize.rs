@@ -19,8 +19,8 @@ pub struct Bindings(BTreeMap<String, ProxyBinding>);
 pub enum Route<'a> {
     /// The host is this binding's: TLS ends here.
     Terminate(&'a ProxyBinding),
-    /// Nobody bound the host: bytes pass as they are.
-    Tunnel,
+    /// Nobody bound the host: bytes pass as they are, on this binding's behalf.
+    Tunnel(&'a ProxyBinding),
 }
 
 impl FromIterator<ProxyBinding> for Bindings {
@@ -48,6 +48,37 @@ impl Bindings {
     /// [`Code::ProxyBindingUnknown`], [`Code::ProxyKeyRejected`], and
     /// [`Code::ProxyHostMismatch`] where `target` is bound, but by others.
     pub fn authorize(&self, presented: &Presented, target: &Authority) -> Result<Route<'_>, Named> {
+        let binding = self.presented(presented)?;
+        if Authority::from(&binding.target) == *target {
+            return Ok(Route::Terminate(binding));
+        }
+        if self.is_bound(target) {
+            let detail = format!("binding {}, host {target}", binding.name);
+            return Err(Named::new(Code::ProxyHostMismatch, detail));
+        }
+        Ok(Route::Tunnel(binding))
+    }
+
+    /// Decides on a plain HTTP request to `target`: the binding on whose behalf
+    /// it goes.
+    ///
+    /// # Errors
+    /// [`Code::ProxyBindingUnknown`], [`Code::ProxyKeyRejected`], and
+    /// [`Code::PlainHttpRefused`] where any port of the host is bound.
+    pub fn authorize_plain(
+        &self,
+        presented: &Presented,
+        target: &Authority,
+    ) -> Result<&ProxyBinding, Named> {
+        let binding = self.presented(presented)?;
+        if self.iter().any(|it| it.target.name() == target.host) {
+            let detail = format!("binding {}, host {target}", binding.name);
+            return Err(Named::new(Code::PlainHttpRefused, detail));
+        }
+        Ok(binding)
+    }
+
+    fn presented(&self, presented: &Presented) -> Result<&ProxyBinding, Named> {
         let name = &presented.binding;
         let detail = || format!("binding {}", name.escape_debug());
         let binding = self
@@ -61,14 +92,7 @@ impl Bindings {
         if !fits {
             return Err(Named::new(Code::ProxyKeyRejected, detail()));
         }
-        if Authority::from(&binding.target) == *target {
-            return Ok(Route::Terminate(binding));
-        }
-        if self.is_bound(target) {
-            let detail = format!("binding {name}, host {target}");
-            return Err(Named::new(Code::ProxyHostMismatch, detail));
-        }
-        Ok(Route::Tunnel)
+        Ok(binding)
     }
 
     fn is_bound(&self, target: &Authority) -> bool {
@@ -123,7 +147,7 @@ pub(crate) mod tests {
         let target = Authority::parse(target).unwrap();
         match bindings().authorize(&presented, &target) {
             Ok(Route::Terminate(binding)) => Ok(Some(binding.name.clone())),
-            Ok(Route::Tunnel) => Ok(None),
+            Ok(Route::Tunnel(_)) => Ok(None),
             Err(error) => Err(error.code),
         }
     }
@@ -154,6 +178,25 @@ pub(crate) mod tests {
                 ask("rotating", key, "git.test"),
                 Ok(Some("rotating".into()))
             );
+        }
+    }
+
+    #[test]
+    fn plain_http_goes_to_hosts_that_nobody_bound() {
+        let ask = |key: &str, target: &str| {
+            let presented = Presented {
+                binding: "a".into(),
+                key: KeyHash::of(key.as_bytes()),
+            };
+            let target = Authority::parse(target).unwrap();
+            let bindings = bindings();
+            let found = bindings.authorize_plain(&presented, &target);
+            found.map(|it| it.name.clone()).map_err(|error| error.code)
+        };
+        assert_eq!(ask("a-key", "cdn.test:80"), Ok("a".into()));
+        assert_eq!(ask("b-key", "cdn.test:80"), Err(Code::ProxyKeyRejected));
+        for bound in ["quay.test:80", "other.test:80", "git.test:443"] {
+            assert_eq!(ask("a-key", bound), Err(Code::PlainHttpRefused), "{bound}");
         }
     }
 

@@ -16,17 +16,18 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use shared::binding::ProxyKind;
 use shared::errors::{Code, Named};
-use shared::proxy_view::{ProxyBinding, ProxyCredential};
+use shared::proxy_view::{ProxyBinding, ProxyCredential, ProxySecret};
 use zeroize::Zeroizing;
 
 use crate::authorize::Route;
 use crate::ca::Ca;
+use crate::flights::Flights;
 use crate::parse::authorization::Presented;
 use crate::parse::challenge::{self, Challenge};
 use crate::parse::target::{self, Authority};
 use crate::sync::Followed;
 use crate::tokens::{TokenKey, Tokens};
-use crate::upstream::Upstream;
+use crate::upstream::{Reach, Upstream};
 use crate::{Body, headers, realm, scope};
 
 /// What all connections share.
@@ -37,6 +38,7 @@ pub struct Proxy {
     pub(crate) upstream: Upstream,
     wait: Duration,
     tokens: Mutex<Tokens>,
+    flights: Flights,
     /// Bindings whose registry asked for Basic: the next request brings it.
     basic: Mutex<HashSet<String>>,
 }
@@ -64,6 +66,7 @@ impl Proxy {
             upstream,
             wait,
             tokens: Mutex::default(),
+            flights: Flights::default(),
             basic: Mutex::default(),
         }
     }
@@ -87,7 +90,7 @@ impl Proxy {
         let body = body.map_err(Into::into).boxed();
         let Some(selected) = scope::select(&bindings, own, &parts.method, path) else {
             let response = self
-                .attempt(own, &tunnel.target, &parts, body, None, true)
+                .attempt(own, &tunnel.target, &parts, body, None)
                 .await?;
             return Ok(stream(response, false));
         };
@@ -97,10 +100,15 @@ impl Proxy {
         };
         let (binding, credential) = self.credential(selected.binding).await?;
 
-        let sent = self.first(&binding, &key);
-        let authorization = header(&sent, &credential)?;
+        let sent = self.first(&binding, &credential, &key);
         let response = self
-            .attempt(&binding, &tunnel.target, &parts, body, authorization, false)
+            .attempt(
+                &binding,
+                &tunnel.target,
+                &parts,
+                body,
+                Some((&credential, &sent)),
+            )
             .await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(stream(response, true));
@@ -113,15 +121,13 @@ impl Proxy {
             return Err(refused(&binding, "the request cannot be repeated"));
         }
         drop(response);
-        let authorization = header(&sent, &credential)?;
         let response = self
             .attempt(
                 &binding,
                 &tunnel.target,
                 &parts,
                 nothing(),
-                authorization,
-                false,
+                Some((&credential, &sent)),
             )
             .await?;
         if response.status() == StatusCode::UNAUTHORIZED {
@@ -167,15 +173,21 @@ impl Proxy {
 
     /// What the first attempt carries: git and Helm servers often serve
     /// something else to anonymous readers instead of asking.
-    fn first(&self, binding: &ProxyBinding, key: &TokenKey) -> Sent {
+    fn first(&self, binding: &ProxyBinding, credential: &ProxyCredential, key: &TokenKey) -> Sent {
+        // The TLS handshake has presented it.
+        if let ProxySecret::X509 { .. } = credential.secret {
+            return Sent::Nothing;
+        }
         let basic = self.basic.lock().unwrap_or_else(PoisonError::into_inner);
         if binding.kind != ProxyKind::Oci || basic.contains(&binding.name) {
             return Sent::Basic;
         }
+        self.token(key).map_or(Sent::Nothing, Sent::Token)
+    }
+
+    fn token(&self, key: &TokenKey) -> Option<SecretString> {
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens
-            .find(key, Instant::now())
-            .map_or(Sent::Nothing, Sent::Token)
+        tokens.find(key, Instant::now())
     }
 
     /// Answers the challenge of a 401, once.
@@ -188,6 +200,9 @@ impl Proxy {
         response: &Response<Incoming>,
     ) -> Result<Sent, Named> {
         self.forget(key, &sent);
+        if let ProxySecret::X509 { .. } = credential.secret {
+            return Err(refused(binding, "status 401 in spite of the certificate"));
+        }
         let challenge = challenge::parse(response.headers()).map_err(|error| {
             Named::new(error.code, format!("{}: {}", binding.name, error.detail))
         })?;
@@ -205,11 +220,17 @@ impl Proxy {
             (Challenge::Bearer { realm, service, .. }, _) => {
                 let repository = key.repository.as_deref();
                 let place = realm::locate(binding, &realm, service.as_deref(), repository)?;
+                // Another request may have had the same answer meanwhile.
+                if let Some(token) = self.token(key) {
+                    return Ok(Sent::Token(token));
+                }
                 let roots = self.followed.roots.borrow().clone();
-                let (token, life) =
-                    realm::fetch(&self.upstream, &roots, binding, credential, place).await?;
-                let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-                tokens.keep(key.clone(), token.clone(), life, Instant::now());
+                let fetch = realm::fetch(&self.upstream, &roots, binding, credential, place);
+                let keep = |token: &SecretString, life| {
+                    let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+                    tokens.keep(key.clone(), token.clone(), life, Instant::now());
+                };
+                let token = self.flights.join(key, fetch, keep).await?;
                 Ok(Sent::Token(token))
             }
         }
@@ -229,14 +250,15 @@ impl Proxy {
         }
     }
 
+    /// Sends what `parts` and `body` say with a credential, or with what the
+    /// client brought where there is none.
     async fn attempt(
         &self,
         binding: &ProxyBinding,
         target: &Authority,
         parts: &Parts,
         body: Body,
-        authorization: Option<HeaderValue>,
-        pass_own: bool,
+        credential: Option<(&ProxyCredential, &Sent)>,
     ) -> Result<Response<Incoming>, Named> {
         let path = parts.uri.path_and_query().map_or("/", |it| it.as_str());
         let authority = match target.port {
@@ -253,19 +275,34 @@ impl Proxy {
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = parts.headers.clone();
-        headers::prepare(request.headers_mut(), authorization, pass_own);
+        let authorization = match credential {
+            Some((credential, sent)) => header(sent, credential)?,
+            None => None,
+        };
+        headers::prepare(request.headers_mut(), authorization, credential.is_none());
+        let certificate = match credential.map(|(credential, _)| &credential.secret) {
+            Some(ProxySecret::X509 { certificates, key }) => Some((certificates.as_str(), key)),
+            Some(ProxySecret::Basic { .. }) | None => None,
+        };
         let roots = self.followed.roots.borrow().clone();
-        let own_roots = roots.get(&target.host).map(Vec::as_slice);
-        self.upstream
-            .send(target, own_roots, binding.insecure, request)
-            .await
+        let reach = Reach {
+            binding,
+            target,
+            own_roots: roots.get(&target.host).map(Vec::as_slice),
+            insecure: binding.insecure,
+            certificate,
+        };
+        self.upstream.send(reach, request).await
     }
 }
 
 fn header(sent: &Sent, credential: &ProxyCredential) -> Result<Option<HeaderValue>, Named> {
     let text = match sent {
         Sent::Nothing => return Ok(None),
-        Sent::Basic => credential.basic(),
+        Sent::Basic => match credential.authorization() {
+            Some(authorization) => authorization,
+            None => return Ok(None),
+        },
         Sent::Token(token) => Zeroizing::new(format!("Bearer {}", token.expose_secret())),
     };
     HeaderValue::from_str(&text).map(Some).map_err(|error| {

@@ -4,10 +4,11 @@
 //! ```text
 //! Argo CD ── CONNECT host, Proxy-Authorization: binding:key ──▶ serve
 //!                                                       parse/ authorize
-//!            not bound: blind tunnel ◀─────────────────────────┤
+//!     not bound: blind tunnel, plain ◀─────────────────────────┤
 //!            bound: TLS with a leaf of the pod's own CA (ca) ◀─┘
 //!   request ─▶ forward: scope, headers ─▶ upstream (verified TLS, HTTP/1.1 or 2)
-//!                 401 ─▶ parse/challenge ─▶ Basic, or realm ─▶ tokens
+//!                 401 ─▶ parse/challenge ─▶ Basic, or realm ─▶ flights, tokens
+//! upstream, tunnels, plain ─▶ dial ─▶ (environment: proxies) ─▶ host
 //! volume view, argocd-tls-certs-cm ─▶ sync ─▶ bindings, roots, folder for Argo CD
 //! ```
 //!
@@ -15,16 +16,21 @@
 //! tokens to the realm that this host announces, if that is on the same host or
 //! on one that the binding allows. It is used for reading below the binding's
 //! repository path; other paths of the host pass without it. Redirects are left
-//! to the client. Nothing is buffered: bodies stream both ways. Only CONNECT is
-//! served, so only https; upstreams are dialled directly.
+//! to the client. Nothing is buffered: bodies stream both ways. Plain HTTP goes
+//! to hosts that nobody bound, without a credential. The way to every host is
+//! direct, or through the binding's or the environment's proxy.
 
 pub mod authorize;
 pub mod ca;
+pub mod dial;
+pub mod environment;
+pub mod flights;
 pub mod folder;
 pub mod forward;
 pub mod headers;
 mod insecure;
 pub mod parse;
+pub mod plain;
 pub mod realm;
 pub mod refusal;
 pub mod run;

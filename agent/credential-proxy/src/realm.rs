@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::parse::target::Authority;
 use crate::sync::Roots;
 use crate::tokens::DEFAULT_LIFE;
-use crate::upstream::Upstream;
+use crate::upstream::{Reach, Upstream};
 use crate::{Body, scope};
 
 /// Largest answer that is read.
@@ -106,8 +106,15 @@ pub async fn fetch(
         )
     };
     let unreadable = |reason: String| named(Code::ExchangeUnreadable, reason);
-    let mut basic = HeaderValue::from_str(&credential.basic())
-        .map_err(|error| unreadable(error.to_string()))?;
+    // A client certificate is for the bound host alone.
+    let authorization = credential.authorization().ok_or_else(|| {
+        named(
+            Code::RegistryRefused,
+            "it wants a password, and the binding has a certificate".into(),
+        )
+    })?;
+    let mut basic =
+        HeaderValue::from_str(&authorization).map_err(|error| unreadable(error.to_string()))?;
     basic.set_sensitive(true);
     let body: Body = Empty::new().map_err(|never| match never {}).boxed();
     let request = Request::get(url.as_str())
@@ -117,11 +124,17 @@ pub async fn fetch(
         .map_err(|error| unreadable(error.to_string()))?;
     // A Secret's `insecure` counts for content only, unless the administrator
     // says otherwise for this host.
-    let insecure = binding.insecure && upstream.insecure_exchange(&authority);
-    let own_roots = roots.get(&authority.host).map(Vec::as_slice);
-    let response = upstream
-        .send(&authority, own_roots, insecure, request)
-        .await?;
+    let permission = binding
+        .allowed_hosts
+        .permission(&authority.host, authority.port);
+    let reach = Reach {
+        binding,
+        target: &authority,
+        own_roots: roots.get(&authority.host).map(Vec::as_slice),
+        insecure: binding.insecure && permission.is_some_and(|it| it.insecure),
+        certificate: None,
+    };
+    let response = upstream.send(reach, request).await?;
     let status = response.status();
     if status != StatusCode::OK {
         return Err(named(Code::RegistryRefused, format!("status {status}")));

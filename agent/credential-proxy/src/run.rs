@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
-use shared::allow_list::AllowList;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::ca::Ca;
+use crate::environment::Environment;
 use crate::folder;
 use crate::forward::Proxy;
 use crate::serve::serve;
@@ -66,12 +68,12 @@ struct Options {
     /// The folder that ARGOCD_TLS_DATA_PATH names in Argo CD's container.
     #[arg(long)]
     tls_data: PathBuf,
-    /// The administrator's allow-list; `private` hosts may have addresses of this node.
-    #[arg(long, default_value = "")]
-    allow_list: String,
     /// How many seconds a request waits for the first credential.
     #[arg(long, default_value_t = 20)]
     wait: u64,
+    /// How many seconds running transfers have left after SIGTERM.
+    #[arg(long, default_value_t = 25)]
+    grace: u64,
 }
 
 /// Runs the program. Needs a crypto provider to be installed.
@@ -108,6 +110,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         "--listen {}: the proxy serves its own pod only",
         options.place.listen
     );
+    raise_descriptor_limit();
     let ready = options.place.state.join(READY);
     let _ = fs::remove_file(&ready);
     let ca = Ca::open(&options.place.state)
@@ -119,8 +122,10 @@ async fn run(options: Options) -> anyhow::Result<()> {
         tls_data: options.tls_data,
     };
     let (mut follower, followed) = Follower::new(folders, ca.pem(), folder::pem(&system));
+    // Empty is fine; absent means that the volume is not mounted.
     follower.round().context("first look at the folders")?;
-    let upstream = Upstream::new(AllowList::parse(&options.allow_list)?, system);
+    let environment = Environment::read(|name| std::env::var(name).ok());
+    let upstream = Upstream::new(environment, system);
     let wait = Duration::from_secs(options.wait);
     let proxy = Arc::new(Proxy::new(followed, ca, upstream, wait));
     let listener = TcpListener::bind(options.place.listen)
@@ -129,13 +134,32 @@ async fn run(options: Options) -> anyhow::Result<()> {
     fs::write(&ready, b"").with_context(|| format!("{}", ready.display()))?;
     tracing::info!(listen = %options.place.listen, "ready");
     let mut terminate = signal(SignalKind::terminate())?;
+    let (stop, stopping) = watch::channel(false);
+    let grace = Duration::from_secs(options.grace);
+    let served = serve(proxy, listener, stopping, grace);
+    let terminated = async {
+        terminate.recv().await;
+        forget(&ready);
+        tracing::info!("no new connections; running transfers may end");
+        stop.send_replace(true);
+    };
     tokio::select! {
-        () = serve(proxy, listener) => {}
+        // Ends when it was told to.
+        _ = async { tokio::join!(served, terminated) } => {}
         () = follow(follower) => {}
-        _ = terminate.recv() => {}
     }
     forget(&ready);
     Ok(())
+}
+
+/// Every connection takes two descriptors, one on each side. Go's programs
+/// raise their soft limit in the same way.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "limit of open files");
+    }
 }
 
 fn forget(ready: &Path) {

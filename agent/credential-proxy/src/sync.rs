@@ -78,10 +78,13 @@ impl Follower {
     /// published, so that a host is trusted before it is terminated.
     ///
     /// # Errors
-    /// When a folder cannot be read or written; what was there stays.
+    /// When a folder cannot be read or written, with its name; what was there
+    /// stays.
     pub fn round(&mut self) -> io::Result<()> {
-        let changed = self.read_view()?;
-        let source = folder::read(&self.folders.source)?;
+        let view = self.read_view();
+        let changed = view.map_err(|error| at(&self.folders.view, &error))?;
+        let source =
+            folder::read(&self.folders.source).map_err(|error| at(&self.folders.source, &error))?;
         let bindings: Bindings = self
             .files
             .values()
@@ -94,7 +97,8 @@ impl Follower {
         let wanted = (hosts, source);
         if self.written.as_ref() != Some(&wanted) {
             let files = folder::plan(&wanted.0, &self.ca, &wanted.1, &self.system);
-            let changes = folder::write(&self.folders.tls_data, &files)?;
+            let changes = folder::write(&self.folders.tls_data, &files)
+                .map_err(|error| at(&self.folders.tls_data, &error))?;
             tracing::info!(hosts = wanted.0.len(), changes, "certificates for Argo CD");
             self.roots.send_replace(Arc::new(wanted.1.clone()));
             self.written = Some(wanted);
@@ -141,6 +145,11 @@ impl Follower {
         self.files.retain(|name, _| present.contains(name));
         Ok(changed || before != self.files.len())
     }
+}
+
+fn at(folder: &Path, error: &io::Error) -> io::Error {
+    let words = format!("{}: {error}", folder.display());
+    io::Error::new(error.kind(), words)
 }
 
 /// A file's binding, which must be the one that the file is named after: two

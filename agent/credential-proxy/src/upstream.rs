@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -16,139 +15,168 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
-use shared::addresses;
-use shared::allow_list::AllowList;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use secrecy::{ExposeSecret, SecretString};
 use shared::errors::{Code, Named};
+use shared::proxy_view::{KeyHash, ProxyBinding};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::Body;
+use crate::dial::{Way, in_time, unreachable};
+use crate::environment::{Environment, Scheme};
 use crate::insecure::AcceptAny;
 use crate::parse::target::Authority;
+use crate::serve::{CONNECTIONS, LARGEST_HEAD};
 
-/// Until a connection stands, TLS included.
-const CONNECT: Duration = Duration::from_secs(10);
 /// Until an answer's first byte; a git server may count objects first.
 const ANSWER: Duration = Duration::from_secs(120);
+/// What one answer over HTTP/2 may have on the way. Answers share a connection,
+/// whose window has room for all of them: clients that read nothing must not
+/// stop the others.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * CONNECTIONS as u32;
+/// A registry may announce many realms; with more pools than this, all go.
+const MOST_POOLS: usize = 1024;
 
-/// Dials and keeps connections, one pool per host and kind of verification.
+/// Dials and keeps connections, one pool per host and way to use it.
 #[derive(Debug)]
 pub struct Upstream {
-    allowed: AllowList,
+    environment: Environment,
     system: Vec<CertificateDer<'static>>,
-    pools: Mutex<HashMap<(Authority, bool), Pool>>,
+    pools: Mutex<HashMap<PoolKey, Pool>>,
+}
+
+/// How a host is used.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach<'a> {
+    /// The binding that acts: its proxy, and its allow-list.
+    pub binding: &'a ProxyBinding,
+    /// The host.
+    pub target: &'a Authority,
+    /// PEM; they replace the system's roots, as in Argo CD.
+    pub own_roots: Option<&'a [u8]>,
+    /// Any certificate will do.
+    pub insecure: bool,
+    /// The client certificate: PEM chain and PEM key.
+    pub certificate: Option<(&'a str, &'a SecretString)>,
+}
+
+/// What must never share a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct PoolKey {
+    target: Authority,
+    private: bool,
+    proxy: Option<Authority>,
+    insecure: bool,
+    /// The binding whose certificate it presents.
+    identity: Option<String>,
 }
 
 #[derive(Debug, Clone)]
 struct Pool {
     own_roots: Option<Vec<u8>>,
+    certificate: Option<KeyHash>,
     client: Client<Dialer, Body>,
 }
 
 impl Upstream {
-    /// Trusts `system` where a host has no roots of its own. Addresses of this
-    /// node are refused but for hosts that `allowed` marks private.
-    pub fn new(allowed: AllowList, system: Vec<CertificateDer<'static>>) -> Self {
+    /// Trusts `system` where a host has no roots of its own, and goes through
+    /// the environment's proxies where a binding has none.
+    pub fn new(environment: Environment, system: Vec<CertificateDer<'static>>) -> Self {
         Self {
-            allowed,
+            environment,
             system,
             pools: Mutex::default(),
         }
     }
 
-    /// Whether the administrator lets a binding's `insecure` count for
-    /// exchanges with this host, too.
-    pub fn insecure_exchange(&self, host: &Authority) -> bool {
-        self.allowed
-            .permission(&host.host, host.port)
-            .is_some_and(|it| it.insecure)
-    }
-
-    /// A TCP connection to `target`.
+    /// The way to `target` for `binding`.
     ///
     /// # Errors
-    /// [`Code::AddressRefused`] and [`Code::UpstreamUnreachable`].
-    pub async fn dial(&self, target: &Authority) -> Result<TcpStream, Named> {
-        let dial = dial(target, self.private(target));
-        match tokio::time::timeout(CONNECT, dial).await {
-            Ok(connected) => connected,
-            Err(_elapsed) => Err(unreachable(target, "no connection in time")),
-        }
+    /// [`Code::UpstreamProxyRefused`].
+    pub fn way(
+        &self,
+        binding: &ProxyBinding,
+        scheme: Scheme,
+        target: &Authority,
+    ) -> Result<Way, Named> {
+        Way::of(binding, &self.environment, scheme, target)
     }
 
-    /// Sends `request`, whose URI is absolute, to `target`. `own_roots` (PEM)
-    /// replace the system's roots, as in Argo CD.
+    /// Sends `request`, whose URI is absolute.
     ///
     /// # Errors
-    /// [`Code::AddressRefused`], [`Code::UpstreamUnreachable`] and
-    /// [`Code::UpstreamUntrusted`].
+    /// [`Code::AddressRefused`], [`Code::UpstreamUnreachable`],
+    /// [`Code::UpstreamUntrusted`], [`Code::UpstreamProxyRefused`], and
+    /// [`Code::CredentialUnreadable`] for a client certificate.
     pub async fn send(
         &self,
-        target: &Authority,
-        own_roots: Option<&[u8]>,
-        insecure: bool,
+        reach: Reach<'_>,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, Named> {
-        let client = self.client(target, own_roots, insecure)?;
+        let client = self.client(&reach)?;
         match tokio::time::timeout(ANSWER, client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(named(target, &error)),
-            Err(_elapsed) => Err(unreachable(target, "no answer in time")),
+            Ok(Err(error)) => Err(named(reach.target, &error)),
+            Err(_elapsed) => Err(unreachable(reach.target, "no answer in time")),
         }
     }
 
-    fn private(&self, target: &Authority) -> bool {
-        self.allowed
-            .permission(&target.host, target.port)
-            .is_some_and(|it| it.private)
-    }
-
-    fn client(
-        &self,
-        target: &Authority,
-        own_roots: Option<&[u8]>,
-        insecure: bool,
-    ) -> Result<Client<Dialer, Body>, Named> {
+    fn client(&self, reach: &Reach<'_>) -> Result<Client<Dialer, Body>, Named> {
+        let way = self.way(reach.binding, Scheme::Https, reach.target)?;
+        let identity = reach.certificate.map(|_| reach.binding.name.clone());
+        let certificate = reach
+            .certificate
+            .map(|(certificates, _)| KeyHash::of(certificates.as_bytes()));
+        let key = PoolKey {
+            target: way.target.clone(),
+            private: way.private,
+            proxy: way.hop.as_ref().map(|hop| hop.authority.clone()),
+            insecure: reach.insecure,
+            identity,
+        };
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (target.clone(), insecure);
         if let Some(pool) = pools.get(&key)
-            && pool.own_roots.as_deref() == own_roots
+            && pool.own_roots.as_deref() == reach.own_roots
+            && pool.certificate == certificate
         {
             return Ok(pool.client.clone());
         }
         let dialer = Dialer {
-            target: target.clone(),
-            private: self.private(target),
-            tls: Arc::new(self.tls(target, own_roots, insecure)?),
+            way,
+            tls: Arc::new(self.tls(reach)?),
         };
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .pool_max_idle_per_host(16)
+            .http1_max_buf_size(LARGEST_HEAD)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .build(dialer);
         let pool = Pool {
-            own_roots: own_roots.map(<[u8]>::to_vec),
+            own_roots: reach.own_roots.map(<[u8]>::to_vec),
+            certificate,
             client: client.clone(),
         };
+        if pools.len() >= MOST_POOLS {
+            pools.clear();
+        }
         pools.insert(key, pool);
         Ok(client)
     }
 
-    fn tls(
-        &self,
-        target: &Authority,
-        own_roots: Option<&[u8]>,
-        insecure: bool,
-    ) -> Result<ClientConfig, Named> {
+    fn tls(&self, reach: &Reach<'_>) -> Result<ClientConfig, Named> {
         let untrusted = |reason: String| {
-            Named::new(Code::UpstreamUntrusted, format!("host {target}: {reason}"))
+            let detail = format!("host {}: {reason}", reach.target);
+            Named::new(Code::UpstreamUntrusted, detail)
         };
         let mut roots = RootCertStore::empty();
-        match own_roots {
+        match reach.own_roots {
             None => {
                 roots.add_parsable_certificates(self.system.iter().cloned());
             }
@@ -162,53 +190,56 @@ impl Upstream {
             }
         }
         let builder = ClientConfig::builder();
-        let mut config = if insecure {
+        let builder = if reach.insecure {
             builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(AcceptAny::new()))
-                .with_no_client_auth()
         } else {
-            builder.with_root_certificates(roots).with_no_client_auth()
+            builder.with_root_certificates(roots)
+        };
+        let mut config = match reach.certificate {
+            None => builder.with_no_client_auth(),
+            Some((certificates, key)) => {
+                // What is wrong is said without the key's text.
+                let unreadable = |reason: &str| {
+                    let detail = format!("binding {}: {reason}", reach.binding.name);
+                    Named::new(Code::CredentialUnreadable, detail)
+                };
+                let chain: Vec<_> = CertificateDer::pem_slice_iter(certificates.as_bytes())
+                    .collect::<Result<_, _>>()
+                    .map_err(|_not_repeated| unreadable("the certificates are not PEM"))?;
+                let key = PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes())
+                    .map_err(|_not_repeated| unreadable("the key is not PEM"))?;
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|_not_repeated| unreadable("certificate and key do not fit"))?
+            }
         };
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
 }
 
-/// Resolves first, so that what is checked is what is dialled.
-async fn dial(target: &Authority, private: bool) -> Result<TcpStream, Named> {
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((target.host.as_str(), target.port))
-        .await
-        .map_err(|error| unreachable(target, &error.to_string()))?
-        .collect();
-    let (refused, usable): (Vec<_>, Vec<_>) = found
-        .into_iter()
-        .partition(|address| !private && addresses::refused(address.ip()));
-    let mut last = "it has no address".to_owned();
-    for address in &usable {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Err(error) => last = error.to_string(),
-        }
+/// The TLS error that `error` is, or wraps: `source` of an IO error leaves out
+/// the error that it holds.
+fn tls_error<'a>(mut error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    while let Some(io) = error.downcast_ref::<std::io::Error>() {
+        error = io.get_ref()?;
     }
-    match refused.first() {
-        Some(address) if usable.is_empty() => Err(Named::new(
-            Code::AddressRefused,
-            format!("host {target}: {}", address.ip()),
-        )),
-        _ => Err(unreachable(target, &last)),
-    }
+    error.downcast_ref()
 }
 
-fn unreachable(target: &Authority, reason: &str) -> Named {
-    Named::new(
-        Code::UpstreamUnreachable,
-        format!("host {target}: {reason}"),
-    )
-}
+/// Alerts about the client's certificate (RFC 8446 section 6.2).
+const ABOUT_US: [AlertDescription; 8] = [
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+    AlertDescription::CertificateRequired,
+];
 
 /// Finds the cause: our own error, a certificate's, or anything else.
 fn named(target: &Authority, error: &(dyn StdError + 'static)) -> Named {
@@ -218,26 +249,25 @@ fn named(target: &Authority, error: &(dyn StdError + 'static)) -> Named {
         if let Some(named) = error.downcast_ref::<Named>() {
             return named.clone();
         }
-        let inner = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(|error| error.get_ref())
-            .and_then(|error| error.downcast_ref::<rustls::Error>());
-        if let Some(error @ rustls::Error::InvalidCertificate(_)) =
-            inner.or_else(|| error.downcast_ref())
-        {
+        if let Some(error @ rustls::Error::InvalidCertificate(_)) = tls_error(error) {
             let detail = format!("host {target}: {error}");
             return Named::new(Code::UpstreamUntrusted, detail);
         }
         words = error.to_string();
         cause = error.source();
     }
+    // Of an alert over HTTP/2 only the words are left.
+    let alert = |alert| rustls::Error::AlertReceived(alert).to_string();
+    if ABOUT_US.into_iter().map(alert).any(|it| it == words) {
+        let detail = format!("host {target}, about the client's certificate: {words}");
+        return Named::new(Code::RegistryRefused, detail);
+    }
     unreachable(target, &words)
 }
 
 #[derive(Debug, Clone)]
 struct Dialer {
-    target: Authority,
-    private: bool,
+    way: Way,
     tls: Arc<ClientConfig>,
 }
 
@@ -256,16 +286,16 @@ impl tower::Service<Uri> for Dialer {
     fn call(&mut self, _: Uri) -> Dialing {
         let this = self.clone();
         Box::pin(async move {
+            let host = this.way.target.host.clone();
             let connect = async {
-                let tcp = dial(&this.target, this.private).await?;
-                let name = ServerName::try_from(this.target.host.clone())?;
-                let tls = TlsConnector::from(this.tls).connect(name, tcp).await?;
-                Ok::<_, Self::Error>(Stream(TokioIo::new(tls)))
+                let tcp = this.way.dial().await?;
+                let name = ServerName::try_from(host)
+                    .map_err(|error| unreachable(&this.way.target, &error.to_string()))?;
+                let tls = TlsConnector::from(this.tls).connect(name, tcp).await;
+                tls.map_err(|error| named(&this.way.target, &error))
             };
-            match tokio::time::timeout(CONNECT, connect).await {
-                Ok(connected) => connected,
-                Err(_elapsed) => Err(unreachable(&this.target, "no connection in time").into()),
-            }
+            let tls = in_time(&this.way.target, connect).await?;
+            Ok(Stream(TokioIo::new(tls)))
         })
     }
 }

@@ -52,11 +52,10 @@ impl fmt::Display for Authority {
 /// The target of a request to the proxy itself.
 ///
 /// # Errors
-/// [`Code::ProxyRequestRefused`] for every method but CONNECT, an authority
-/// without port or with user information, a `Host` of another host, or a body.
+/// [`Code::ProxyRequestRefused`] for other methods, an authority without port or with user information, a `Host` of another host, or a body.
 pub fn connect(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Authority, Named> {
     if method != Method::CONNECT {
-        return Err(refuse("only CONNECT is served, so only https URLs"));
+        return Err(refuse("not a CONNECT"));
     }
     let text = uri.authority().map_or("", |authority| authority.as_str());
     if uri.scheme().is_some() || uri.path_and_query().is_some() {
@@ -75,6 +74,33 @@ pub fn connect(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Author
     if headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING) {
         return Err(refuse("CONNECT has a body"));
     }
+    Ok(target)
+}
+
+/// The target of a plain HTTP request to the proxy itself, in absolute form
+/// (RFC 9112 section 3.2.2); its port is 80 where none is written.
+///
+/// # Errors
+/// [`Code::ProxyRequestRefused`] for other forms and schemes, user information,
+/// a `Host` that is absent or another, and ambiguous framing.
+pub fn absolute(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Authority, Named> {
+    if method == Method::CONNECT || uri.scheme() != Some(&http::uri::Scheme::HTTP) {
+        return Err(refuse("neither a CONNECT nor an http URL"));
+    }
+    let plain = |text: &str| {
+        let host = RegistryHost::parse(text)
+            .map_err(|_not_repeated| refuse("the authority is not host:port"))?;
+        Ok::<_, Named>(Authority {
+            host: host.name().to_owned(),
+            port: host.port().unwrap_or(80),
+        })
+    };
+    let target = plain(uri.authority().map_or("", |authority| authority.as_str()))?;
+    let host = host(headers)?.ok_or_else(|| refuse("Host is missing"))?;
+    if plain(host)? != target {
+        return Err(refuse("Host names another host than the URL"));
+    }
+    framing(headers)?;
     Ok(target)
 }
 
@@ -214,6 +240,43 @@ mod tests {
         }
         let uri = "http://quay.test/".parse().unwrap();
         assert!(connect(&Method::GET, &uri, &HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn an_absolute_form_names_its_host_twice_and_alike() {
+        let ask = |uri: &str, pairs: &[(&str, &str)]| {
+            let uri: Uri = uri.parse().unwrap();
+            absolute(&Method::GET, &uri, &headers(pairs)).map(|it| it.to_string())
+        };
+        for (uri, host, target) in [
+            ("http://Quay.test/a?b", "quay.test", "quay.test:80"),
+            ("http://quay.test:80/", "quay.test", "quay.test:80"),
+            ("http://quay.test:8080", "quay.test:8080", "quay.test:8080"),
+        ] {
+            assert_eq!(ask(uri, &[("host", host)]).unwrap(), target);
+        }
+        let smuggled = [
+            ("host", "quay.test"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+        ];
+        let twice = [("host", "quay.test"), ("host", "quay.test")];
+        for (uri, pairs) in [
+            ("http://quay.test/", &[][..]),
+            ("http://quay.test/", &[("host", "other.test")]),
+            ("http://quay.test/", &[("host", "quay.test:8080")]),
+            ("http://quay.test/", &twice),
+            ("http://quay.test/", &smuggled),
+            ("https://quay.test/", &[("host", "quay.test")]),
+            ("ftp://quay.test/", &[("host", "quay.test")]),
+            ("http://u:hunter2@quay.test/", &[("host", "quay.test")]),
+            ("/a", &[("host", "quay.test")]),
+            ("quay.test:80", &[("host", "quay.test")]),
+        ] {
+            let error = ask(uri, pairs).unwrap_err();
+            assert_eq!(error.code, Code::ProxyRequestRefused, "{uri} {pairs:?}");
+            assert!(!error.to_string().contains("hunter2"));
+        }
     }
 
     fn inner(uri: &str, pairs: &[(&str, &str)]) -> Result<String, Named> {

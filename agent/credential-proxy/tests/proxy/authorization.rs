@@ -1,6 +1,7 @@
 //! Who gets in, and what is refused at the door.
 
 use crate::world::{Authority, Server, World, binding, handshake, head, text};
+use shared::allow_list::AllowList;
 use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
@@ -47,7 +48,9 @@ async fn addresses_of_the_node_are_refused() {
     let authority = Authority::new();
     let server = Server::start(&authority, |_| text(200, "ok")).await;
     let target = server.at("localhost");
-    let world = World::allowing(&authority, &[binding("a", &target, "a")], "").await;
+    let mut unlisted = binding("a", &target, "a");
+    unlisted.allowed_hosts = AllowList::default();
+    let world = World::start(&authority, &[unlisted]).await;
     let (_, head) = world.connect(&server.at("127.0.0.1"), "a:a-key").await;
     assert!(
         head.starts_with("HTTP/1.1 403 ") && head.contains("address-refused"),
@@ -74,7 +77,7 @@ async fn what_two_readers_could_read_differently_is_refused() {
         format!(
             "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{key}\r\nContent-Length: 3\r\n\r\nabc"
         ),
-        format!("GET http://{target}/ HTTP/1.1\r\nHost: {target}\r\n{key}\r\n\r\n"),
+        format!("GET https://{target}/ HTTP/1.1\r\nHost: {target}\r\n{key}\r\n\r\n"),
         format!("GET / HTTP/1.1\r\nHost: {target}\r\n{key}\r\n\r\n"),
     ] {
         let (_, head) = world.raw(&request).await;
@@ -89,6 +92,10 @@ async fn what_two_readers_could_read_differently_is_refused() {
         format!(
             "GET /v2/ HTTP/1.1\r\nHost: {target}\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc"
         ),
+        format!("GET /v2/ HTTP/1.1\r\nHost: {target}\r\nX-A: b\r\n c\r\n\r\n"),
+        format!("GET /v2/ HTTP/1.1\r\nHost: {target}\r\nX-A: b\rX-B: c\r\n\r\n"),
+        format!("GET /v2/ HTTP/1.1\r\nHost: {target}\r\nTransfer-Encoding : chunked\r\n\r\n"),
+        format!("GET /v2/\tHTTP/1.1\r\nHost: {target}\r\n\r\n"),
     ] {
         let mut stream = world.tls(&target, "a").await;
         stream.write_all(request.as_bytes()).await.unwrap();

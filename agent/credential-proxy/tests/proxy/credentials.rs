@@ -144,6 +144,35 @@ async fn tokens_are_fetched_cached_and_renewed_once_on_401() {
 }
 
 #[tokio::test]
+async fn requests_that_need_the_same_token_share_one_fetch() {
+    let authority = Authority::new();
+    let server = registry(&authority, Arc::new(AtomicUsize::new(1))).await;
+    let target = server.at("localhost");
+    let world = World::start(&authority, &[binding("a", &target, "a")]).await;
+    let mut pulls = Vec::new();
+    let world = Arc::new(world);
+    for _ in 0..40 {
+        let (world, target) = (world.clone(), target.clone());
+        pulls.push(tokio::spawn(async move {
+            world.get(&target, "a", "/v2/a/x/manifests/1").await.status
+        }));
+    }
+    for pull in pulls {
+        assert_eq!(pull.await.unwrap(), 200);
+    }
+    let fetches = || {
+        let seen = server.seen();
+        seen.iter()
+            .filter(|it| it.path.starts_with("/token"))
+            .count()
+    };
+    assert_eq!(fetches(), 1);
+    // Another scope is another token.
+    let answer = world.get(&target, "a", "/v2/a/y/manifests/1").await;
+    assert_eq!((answer.status, fetches()), (403, 2));
+}
+
+#[tokio::test]
 async fn a_realm_on_another_host_needs_permission() {
     let authority = Authority::new();
     let realm = Server::start(&authority, |_| text(200, "{\"access_token\":\"t\"}")).await;
@@ -156,9 +185,11 @@ async fn a_realm_on_another_host_needs_permission() {
     })
     .await;
     let target = server.at("localhost");
-    let refused = binding("a", &target, "a");
+    let mut refused = binding("a", &target, "a");
+    refused.allowed_hosts = AllowList::parse("localhost;private").unwrap();
     let mut allowed = binding("b", &target, "b");
-    allowed.allowed_hosts = AllowList::parse(&realm.at("127.0.0.1")).unwrap();
+    let listed = format!("localhost;private {};private", realm.at("127.0.0.1"));
+    allowed.allowed_hosts = AllowList::parse(&listed).unwrap();
     let world = World::start(&authority, &[refused, allowed]).await;
 
     let answer = world.get(&target, "a", "/v2/a/manifests/1").await;
@@ -290,6 +321,21 @@ async fn a_certificate_for_another_name_is_refused() {
 }
 
 #[tokio::test]
+async fn an_expired_certificate_is_refused() {
+    let authority = Authority::new();
+    let config = authority.expired(&["localhost"]);
+    let server = Server::with(config, |_| text(200, "x")).await;
+    let target = server.at("localhost");
+    let world = World::start(&authority, &[binding("a", &target, "a")]).await;
+    let answer = world.get(&target, "a", "/v2/a/manifests/1").await;
+    assert!(
+        answer.status == 502 && answer.body.starts_with("upstream-untrusted"),
+        "{answer:?}"
+    );
+    assert_eq!(server.seen(), []);
+}
+
+#[tokio::test]
 async fn insecure_counts_for_content_and_not_for_the_realm() {
     let (authority, other) = (Authority::new(), Authority::new());
     let server = registry(&other, Arc::new(AtomicUsize::new(1))).await;
@@ -297,7 +343,9 @@ async fn insecure_counts_for_content_and_not_for_the_realm() {
     let mut insecure = binding("a", &target, "a");
     insecure.insecure = true;
     let ask = async |allowed: &str| {
-        let world = World::allowing(&authority, &[insecure.clone()], allowed).await;
+        let mut insecure = insecure.clone();
+        insecure.allowed_hosts = AllowList::parse(allowed).unwrap();
+        let world = World::start(&authority, &[insecure]).await;
         world.get(&target, "a", "/v2/a/manifests/1").await
     };
     let answer = ask("localhost;private").await;

@@ -2,7 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod authorization;
+mod certificates;
 mod credentials;
+mod load;
+mod plain;
+mod process;
 mod program;
+mod proxies;
 mod streams;
 mod world;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame};
+use shared::binding::ProxyKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::{Authority, Server, World, binding, get, head, text};
+use crate::world::{Authority, Server, World, basic, binding, get, head, text};
 
 const CHUNK: usize = 64 << 10;
 const LAYER: usize = 100 << 20;
@@ -109,4 +110,71 @@ async fn slow_and_silent_connections_do_not_stop_others() {
         .ask(&target, "a", get(&target, "/v2/a/manifests/1"))
         .await;
     assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn an_upload_streams_with_the_credential_from_its_first_byte() {
+    let authority = Authority::new();
+    for protocol in ["http/1.1", "h2"] {
+        let server =
+            Server::serve(&authority, &["localhost"], protocol, |_| text(200, "pack")).await;
+        let target = server.at("localhost");
+        let mut git = binding("git", &target, "org/repo");
+        git.kind = ProxyKind::Git;
+        let world = World::start(&authority, &[git]).await;
+        let refs = "/org/repo/info/refs?service=git-upload-pack";
+        assert_eq!(world.get(&target, "git", refs).await.status, 200);
+        // A body without length, as git sends a large one.
+        let mut post = get(&target, "/org/repo/git-upload-pack");
+        *post.method_mut() = http::Method::POST;
+        *post.body_mut() = layer(Arc::default());
+        let answer = world.ask(&target, "git", post).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "pack"));
+        let seen = server.seen();
+        assert_eq!(seen.len(), 2);
+        assert!(seen.iter().all(|it| it.authorization == Some(basic("git"))));
+        assert_eq!(seen[1].body, LAYER);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_has_gone_is_not_sent_twice() {
+    let authority = Authority::new();
+    let server = Server::start(&authority, |_| {
+        let mut response = text(401, "");
+        let challenge = "Basic realm=\"r\"".parse().unwrap();
+        response.headers_mut().insert("www-authenticate", challenge);
+        response
+    })
+    .await;
+    let target = server.at("localhost");
+    let mut git = binding("git", &target, "org/repo");
+    git.kind = ProxyKind::Git;
+    let world = World::start(&authority, &[git]).await;
+    let mut post = get(&target, "/org/repo/git-upload-pack");
+    *post.method_mut() = http::Method::POST;
+    *post.body_mut() = http_body_util::Full::from("0000")
+        .map_err(|it| match it {})
+        .boxed();
+    let answer = world.ask(&target, "git", post).await;
+    assert!(
+        answer.status == 403 && answer.body.starts_with("registry-refused"),
+        "{answer:?}"
+    );
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_proxy_told_to_stop_ends_when_its_requests_have() {
+    let authority = Authority::new();
+    let server = Server::start(&authority, |_| text(200, "manifest")).await;
+    let target = server.at("localhost");
+    let world = World::start(&authority, &[binding("a", &target, "a")]).await;
+    let mut stream = world.tls(&target, "a").await;
+    world.stop.send_replace(true);
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), world.served);
+    ended.await.unwrap().unwrap();
+    assert!(tokio::net::TcpStream::connect(world.address).await.is_err());
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use credential_proxy::ca::Ca;
+use credential_proxy::environment::Environment;
 use credential_proxy::forward::Proxy;
 use credential_proxy::serve::serve;
 use credential_proxy::sync::{Folders, Follower};
@@ -21,9 +22,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::{SignedDuration, Timestamp};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use shared::allow_list::AllowList;
 use shared::binding::ProxyKind;
@@ -31,7 +34,9 @@ use shared::proxy_view::{self, KeyHash, ProxyBinding, ProxyCredential};
 use shared::registry::RegistryHost;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -55,21 +60,58 @@ impl Authority {
         self.0.pem()
     }
 
-    fn server(&self, names: &[&str], protocol: &str) -> ServerConfig {
+    /// A leaf for `names` that this authority signed.
+    pub(crate) fn leaf(&self, names: &[&str]) -> (Certificate, KeyPair) {
+        self.leaf_until(names, 4096)
+    }
+
+    fn leaf_until(&self, names: &[&str], year: i32) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
-        let leaf = CertificateParams::new(names)
-            .unwrap()
-            .signed_by(&key, &self.0)
-            .unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let mut config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![leaf.der().clone()], key)
-            .unwrap();
-        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-        config
+        let mut parameters = CertificateParams::new(names).unwrap();
+        parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
+        (parameters.signed_by(&key, &self.0).unwrap(), key)
     }
+
+    /// A server whose certificate has ended.
+    pub(crate) fn expired(&self, names: &[&str]) -> ServerConfig {
+        let leaf = self.leaf_until(names, 2001);
+        serving(leaf, "http/1.1", WebPkiClientVerifier::no_client_auth())
+    }
+
+    pub(crate) fn server(&self, names: &[&str], protocol: &str) -> ServerConfig {
+        serving(
+            self.leaf(names),
+            protocol,
+            WebPkiClientVerifier::no_client_auth(),
+        )
+    }
+
+    /// A server whose clients need a certificate of `clients`.
+    pub(crate) fn demanding(&self, clients: &Self, protocol: &str) -> ServerConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(clients.der()).unwrap();
+        let verifier = WebPkiClientVerifier::builder(roots.into());
+        serving(
+            self.leaf(&["localhost"]),
+            protocol,
+            verifier.build().unwrap(),
+        )
+    }
+}
+
+fn serving(
+    (leaf, key): (Certificate, KeyPair),
+    protocol: &str,
+    clients: Arc<dyn ClientCertVerifier>,
+) -> ServerConfig {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![leaf.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    config
 }
 
 /// What an upstream saw: method, path with query, `Authorization`.
@@ -80,6 +122,8 @@ pub(crate) struct Seen {
     pub(crate) authorization: Option<String>,
     pub(crate) headers: http::HeaderMap,
     pub(crate) body: usize,
+    /// The client's certificate.
+    pub(crate) certificate: Option<Vec<u8>>,
 }
 
 /// A TLS server in this process.
@@ -110,11 +154,19 @@ impl Server {
         protocol: &str,
         answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
+        Self::with(authority.server(names, protocol), answer).await
+    }
+
+    pub(crate) async fn with(
+        config: ServerConfig,
+        answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(authority.server(names, protocol)));
+        let two = config.alpn_protocols.contains(&b"h2".to_vec());
+        let acceptor = TlsAcceptor::from(Arc::new(config));
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (log, answer, two) = (seen.clone(), Arc::new(answer), protocol == "h2");
+        let (log, answer) = (seen.clone(), Arc::new(answer));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, log, answer) = (acceptor.clone(), log.clone(), answer.clone());
@@ -122,8 +174,11 @@ impl Server {
                     let Ok(stream) = acceptor.accept(stream).await else {
                         return;
                     };
+                    let certificates = stream.get_ref().1.peer_certificates();
+                    let certificate = certificates.map(|it| it[0].to_vec());
                     let service = service_fn(move |request: Request<Incoming>| {
                         let (log, answer) = (log.clone(), answer.clone());
+                        let certificate = certificate.clone();
                         async move {
                             let (parts, body) = request.into_parts();
                             let body = body.collect().await.map_or(0, |it| it.to_bytes().len());
@@ -135,6 +190,7 @@ impl Server {
                                     .map(|value| value.to_str().unwrap().to_owned()),
                                 headers: parts.headers.clone(),
                                 body,
+                                certificate,
                             };
                             log.lock().unwrap().push(seen.clone());
                             Ok::<_, std::convert::Infallible>(answer(&seen))
@@ -174,13 +230,13 @@ pub(crate) fn binding(name: &str, target: &str, path: &str) -> ProxyBinding {
         path: path.into(),
         kind: ProxyKind::Oci,
         insecure: false,
-        allowed_hosts: AllowList::default(),
+        allowed_hosts: AllowList::parse("localhost;private 127.0.0.1;private").unwrap(),
         upstream_proxy: None,
-        credential: Some(ProxyCredential {
-            username: format!("{name}+robot").into(),
-            password: "secret".into(),
-            expires: Timestamp::now() + SignedDuration::from_hours(1),
-        }),
+        credential: Some(ProxyCredential::basic_auth(
+            format!("{name}+robot"),
+            "secret",
+            Timestamp::now() + SignedDuration::from_hours(1),
+        )),
     }
 }
 
@@ -194,18 +250,21 @@ pub(crate) struct World {
     pub(crate) address: SocketAddr,
     pub(crate) folders: Folders,
     ca: String,
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) served: JoinHandle<()>,
     _root: TempDir,
 }
 
 impl World {
     pub(crate) async fn start(authority: &Authority, bindings: &[ProxyBinding]) -> Self {
-        Self::allowing(authority, bindings, "localhost;private 127.0.0.1;private").await
+        Self::within(authority, bindings, Environment::default()).await
     }
 
-    pub(crate) async fn allowing(
+    /// With these proxies in the environment.
+    pub(crate) async fn within(
         authority: &Authority,
         bindings: &[ProxyBinding],
-        allowed: &str,
+        environment: Environment,
     ) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let root = tempfile::tempdir().unwrap();
@@ -226,16 +285,20 @@ impl World {
         let pem = ca.pem().to_owned();
         let (mut follower, followed) = Follower::new(folders.clone(), &pem, String::new());
         follower.round().unwrap();
-        let upstream = Upstream::new(AllowList::parse(allowed).unwrap(), vec![authority.der()]);
+        let upstream = Upstream::new(environment, vec![authority.der()]);
         let proxy = Proxy::new(followed, ca, upstream, Duration::from_secs(3));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(Arc::new(proxy), listener));
+        let (stop, stopping) = watch::channel(false);
+        let grace = Duration::from_secs(30);
+        let served = tokio::spawn(serve(Arc::new(proxy), listener, stopping, grace));
         tokio::spawn(run::follow(follower));
         Self {
             address,
             folders,
             ca: pem,
+            stop,
+            served,
             _root: root,
         }
     }
@@ -246,19 +309,12 @@ impl World {
 
     /// Opens a CONNECT; the proxy's answer up to the end of its head.
     pub(crate) async fn connect(&self, target: &str, pair: &str) -> (TcpStream, String) {
-        let encoded = STANDARD.encode(pair);
-        let request = format!(
-            "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: Basic {encoded}\r\n\r\n"
-        );
-        self.raw(&request).await
+        connect_at(self.address, target, pair).await
     }
 
     /// Sends `request` as it is; the head of the answer.
     pub(crate) async fn raw(&self, request: &str) -> (TcpStream, String) {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let head = head(&mut stream).await;
-        (stream, head)
+        raw_at(self.address, request).await
     }
 
     /// A TLS connection through the proxy for `name`'s own key, which trusts
@@ -296,6 +352,26 @@ impl World {
     pub(crate) async fn get(&self, target: &str, name: &str, path: &str) -> Answer {
         self.ask(target, name, get(target, path)).await
     }
+}
+
+/// Opens a CONNECT at a proxy's address.
+pub(crate) async fn connect_at(
+    proxy: impl ToSocketAddrs,
+    target: &str,
+    pair: &str,
+) -> (TcpStream, String) {
+    let encoded = STANDARD.encode(pair);
+    let request = format!(
+        "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: Basic {encoded}\r\n\r\n"
+    );
+    raw_at(proxy, &request).await
+}
+
+async fn raw_at(proxy: impl ToSocketAddrs, request: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(proxy).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let head = head(&mut stream).await;
+    (stream, head)
 }
 
 #[derive(Debug)]
