@@ -35,8 +35,10 @@ pub enum Entry {
 }
 
 /// What the installation has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodConfig {
+    /// Image of the credential proxy; without it no pod gets one.
+    pub proxy_image: Option<String>,
     /// The nodes have the SPIFFE CSI driver.
     pub spiffe_csi_driver: bool,
 }

@@ -98,7 +98,7 @@ proptest! {
     /// finds nothing to do and warns of the same.
     #[test]
     fn a_patched_pod_needs_no_patch(pod in any_pod(), spiffe in any::<bool>()) {
-        let config = PodConfig { spiffe_csi_driver: spiffe };
+        let config = PodConfig { spiffe_csi_driver: spiffe, proxy_image: None };
         let first = verdict(&pod, Entry::Namespace, &config);
         let patched = apply(&pod, &first);
         let second = verdict(&patched, Entry::Namespace, &config);

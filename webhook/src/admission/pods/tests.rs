@@ -9,9 +9,11 @@ use crate::admission::Outcome;
 
 const WITH_SPIFFE: PodConfig = PodConfig {
     spiffe_csi_driver: true,
+    proxy_image: None,
 };
 const WITHOUT_SPIFFE: PodConfig = PodConfig {
     spiffe_csi_driver: false,
+    proxy_image: None,
 };
 
 pub(super) fn verdict(pod: &Value, entry: Entry, config: &PodConfig) -> Verdict {
