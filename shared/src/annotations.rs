@@ -29,6 +29,8 @@ pub const SPIFFE_SOCKET_PATH: &str = "workload-identity.dev/spiffe-socket-path";
 pub const EXEC_AUTH: &str = "workload-identity.dev/exec-auth";
 /// `"false"`: no credential volume.
 pub const CREDENTIALS: &str = "workload-identity.dev/credentials";
+/// `"false"`: no credential proxy beside the repo-server.
+pub const PROXY: &str = "workload-identity.dev/proxy";
 /// On a Secret, `"true"`: the webhook may remove static credentials from it.
 pub const REMOVE_STATIC_CREDENTIALS: &str = "workload-identity.dev/remove-static-credentials";
 /// The label that stock Argo CD puts on its pods.
@@ -148,6 +150,8 @@ pub struct PodOptions<'a> {
     pub exec_auth: ExecAuth,
     /// Whether the pod gets a credential volume.
     pub credentials: bool,
+    /// Whether a repo-server gets the credential proxy.
+    pub proxy: bool,
 }
 
 impl<'a> PodOptions<'a> {
@@ -183,6 +187,7 @@ impl<'a> PodOptions<'a> {
             parse_bool,
             &mut problems,
         );
+        let proxy = read(&look_up, PROXY, TRUE_OR_FALSE, parse_bool, &mut problems);
         let exec_auth = read(
             &look_up,
             EXEC_AUTH,
@@ -211,6 +216,7 @@ impl<'a> PodOptions<'a> {
             spiffe_socket_path,
             exec_auth: exec_auth.unwrap_or_default(),
             credentials: credentials.unwrap_or(true),
+            proxy: proxy.unwrap_or(true),
         };
         (options, problems)
     }
@@ -306,16 +312,18 @@ mod tests {
             (INJECT, "yes"),
             (SPIFFE_CSI, "1"),
             (EXEC_AUTH, "sidecar"),
+            (PROXY, "no"),
             (SPIFFE_SOCKET_PATH, "/run/../etc"),
             (CONTAINERS, " a, ,b "),
         ]);
         let (options, problems) = PodOptions::parse(|name| map.get(name).copied());
-        assert_eq!(problems.len(), 4);
+        assert_eq!(problems.len(), 5);
         assert!(problems.iter().all(|p| p.code == Code::InvalidAnnotation));
         assert!(problems[0].detail.contains(INJECT) && problems[0].detail.contains("yes"));
         let expected = PodOptions {
             containers: vec!["a", "b"],
             credentials: true,
+            proxy: true,
             ..PodOptions::default()
         };
         assert_eq!(options, expected);

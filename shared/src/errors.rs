@@ -63,6 +63,12 @@ catalogue! {
     DefaultServiceAccount "default-service-account":
         "the pod runs as the service account `default`, which is no consumer of any binding";
         "Give the component a service account of its own and list it as a consumer.";
+    ContainerConflict "container-conflict":
+        "the pod already has a container of the credential proxy's name that is something else";
+        "Rename the pod's own container.";
+    SharedProcessNamespace "shared-process-namespace":
+        "the pod's containers share their processes, so that each of them could read the credential proxy's memory and files";
+        "Remove shareProcessNamespace from the repo-server's pod.";
     NotAvailable "not-available":
         "this version does not have the feature that was asked for";
         "Remove the setting, or use the alternative that is shown.";
@@ -101,6 +107,36 @@ catalogue! {
     ProxyConflict "proxy-conflict":
         "the key proxy is needed for the delivery of the credential";
         "Move your proxy to the key workloadIdentityUpstreamProxy.";
+    ProxyBypassed "proxy-bypassed":
+        "Argo CD does not use a proxy for this host, so no credential would reach it";
+        "Remove the host from the key noProxy; a registry on localhost or a loopback address cannot be reached through the credential proxy.";
+    ProxyNotInstalled "proxy-not-installed":
+        "the Secret needs the credential proxy, and this installation injects none";
+        "Set --proxy-image of the control plane (ARGOCD_IDENTITY_PROXY_IMAGE) and restart the repo-server.";
+    ProxyKeyUnavailable "proxy-key-unavailable":
+        "the control plane has no key yet from which it makes the Secret's own";
+        "Try again in a moment; if it stays, look at the control plane's log and at the Secret argocd-identity-proxy-key.";
+    ProxyNotWritten "proxy-not-written":
+        "the Secret's key proxy is not what the webhook would write, for example because the Secret was written while the webhook was down";
+        "Remove a proxy of your own, then touch the Secret: kubectl annotate --overwrite secret <name> workload-identity.dev/touched=$(date +%s).";
+    ProxyKeyOld "proxy-key-old":
+        "the Secret's key proxy was made with the installation's previous key and will be refused once that key is removed";
+        "Touch the Secret: kubectl annotate --overwrite secret <name> workload-identity.dev/touched=$(date +%s).";
+    ProxyForeign "proxy-foreign":
+        "the Secret's key proxy is that of another Secret's credential";
+        "Remove the key proxy; if somebody copied it, change the other Secret's credential by rotating the installation's proxy key.";
+    ProxyNotInjected "proxy-not-injected":
+        "a repo-server that runs has no credential proxy, so it cannot use the Secret";
+        "Restart the repo-server where injection is on; the warnings of its pod say what stood in the way.";
+    UpstreamProxyInvalid "upstream-proxy-invalid":
+        "workloadIdentityUpstreamProxy is not the URL of a proxy without user information";
+        "Use http://host:port.";
+    ClientCertificateUnused "client-certificate-unused":
+        "the registry never sees the Secret's client certificate, because the connection to it is the credential proxy's";
+        "Remove tlsClientCertData and tlsClientCertKey.";
+    ProjectIgnored "project-ignored":
+        "Argo CD does not read the project of a repo-creds Secret: every project would use the credential";
+        "Remove project, or make a repository Secret for each repository of the project.";
     DeliveryRefused "delivery-refused":
         "docker-config delivers to Helm OCI repositories without a project only: every project could use the credential, and nothing else reads it";
         "Leave out workloadIdentityDelivery.";
@@ -134,8 +170,8 @@ catalogue! {
 
     // Bindings.
     DeliveryNotAvailable "delivery-not-available":
-        "this version delivers credentials of Helm OCI repositories without a project only";
-        "Use such a repository, or wait for the credential proxy of a later version.";
+        "docker-config delivers credentials of Helm OCI repositories without a project only";
+        "Leave out workloadIdentityDelivery.";
     ExchangeNotAvailable "exchange-not-available":
         "this version cannot trade an identity for a credential with this provider";
         "See docs/providers for what this version supports.";

@@ -6,6 +6,7 @@
 //! every problem at once flows out. Nothing here rewrites anything.
 
 mod cluster;
+pub mod no_proxy;
 mod repository;
 mod values;
 

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use shared::allow_list::AllowList;
 use url::Url;
 
-use crate::derive::Derivation;
+use crate::{derive::Derivation, proxy_key::ProxyKeyring};
 
 /// The control plane of argocd-workload-identity.
 #[derive(Debug, Parser)]
@@ -65,6 +65,10 @@ pub struct ServeArgs {
     /// The nodes have the SPIFFE CSI driver (csi.spiffe.io).
     #[arg(long, env = "ARGOCD_IDENTITY_SPIFFE_CSI_DRIVER")]
     pub spiffe_csi_driver: bool,
+
+    /// Image of the credential proxy; without it no pod gets one.
+    #[arg(long, env = "ARGOCD_IDENTITY_PROXY_IMAGE", default_value = "")]
+    pub proxy_image: String,
 
     /// Service accounts whose pods may have registry credentials.
     #[arg(
@@ -148,6 +152,8 @@ pub struct Config {
     pub allowed_hosts: AllowList,
     /// The nodes have the SPIFFE CSI driver.
     pub spiffe_csi_driver: bool,
+    /// Image of the credential proxy, where pods get one.
+    pub proxy_image: Option<Image>,
     /// Service accounts whose pods may have registry credentials; never empty.
     pub registry_consumers: Vec<ServiceAccountName>,
     /// Service accounts whose pods may have cluster credentials; never empty.
@@ -167,8 +173,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// What admission, controller and identity API add to a Secret.
-    pub fn derivation(&self) -> Derivation {
+    /// What admission, controller and identity API add to a Secret. The first
+    /// two need the proxy keys.
+    pub fn derivation(&self, proxy_keys: Option<ProxyKeyring>) -> Derivation {
         let names =
             |accounts: &[ServiceAccountName]| accounts.iter().map(ToString::to_string).collect();
         Derivation {
@@ -176,6 +183,7 @@ impl Config {
             allowed_hosts: self.allowed_hosts.clone(),
             registry_consumers: names(&self.registry_consumers),
             cluster_consumers: names(&self.cluster_consumers),
+            proxy_keys,
         }
     }
 }
@@ -202,6 +210,10 @@ impl TryFrom<ServeArgs> for Config {
             token_lifetime: one::<TokenLifetime>("token-lifetime", &args.token_lifetime)?.0,
             allowed_hosts: one("allowed-hosts", &args.allowed_hosts)?,
             spiffe_csi_driver: args.spiffe_csi_driver,
+            proxy_image: match args.proxy_image.as_str() {
+                "" => None,
+                text => Some(one("proxy-image", text)?),
+            },
             registry_consumers: list("registry-consumers", &args.registry_consumers)?,
             cluster_consumers: list("cluster-consumers", &args.cluster_consumers)?,
             agent_service_account: one("agent-service-account", &args.agent_service_account)?,
@@ -284,6 +296,21 @@ fn is_dns_label(text: &str) -> bool {
         && ends(text.bytes().next())
         && ends(text.bytes().next_back())
         && bytes.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+}
+
+/// A reference to a container image, as kubelet takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image(String);
+
+impl Setting for Image {
+    const FIX: &'static str = "Use the agents' image, such as registry.example.org/agent:v1";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.chars().all(|c| c.is_ascii_graphic()) {
+            true if !text.is_empty() => Ok(Self(text.to_owned())),
+            _ => Err("it has a blank or a character that no image has".to_owned()),
+        }
+    }
 }
 
 /// A SPIFFE trust domain, without `spiffe://`. Syntax:
@@ -389,7 +416,7 @@ macro_rules! text {
     )*};
 }
 
-text! { Namespace ServiceAccountName TrustDomain IssuerUrl }
+text! { Namespace ServiceAccountName Image TrustDomain IssuerUrl }
 
 #[cfg(test)]
 mod tests;

@@ -11,15 +11,17 @@ use shared::{
     allow_list::AllowList,
     binding::{
         CredentialBindingSpec, CredentialKind, Delivery, Exchange, ExchangeKind, Identity,
-        Provider, Target, TargetKind,
+        Provider, ProxyDelivery, Target, TargetKind,
     },
     errors::{Code, Named},
     secrets::{
         self, ClusterSecret, DeliveryChoice, RepositorySecret, SecretKind, SecretValues,
-        WorkloadIdentity, key,
+        WorkloadIdentity, key, no_proxy,
     },
 };
 use url::Url;
+
+use crate::proxy_key::{ProxyKeyring, Subject};
 
 /// Path of Quay's robot federation endpoint, by which it is told from other
 /// token endpoints.
@@ -36,6 +38,9 @@ pub struct Derivation {
     pub registry_consumers: Vec<String>,
     /// Service accounts whose pods use cluster credentials.
     pub cluster_consumers: Vec<String>,
+    /// What keys for the credential proxy are made with. `None` where nobody
+    /// asks for them: the binding then has none, and is not written anywhere.
+    pub proxy_keys: Option<ProxyKeyring>,
 }
 
 /// Reads a Secret from the API. `None` when it has no workload identity.
@@ -64,43 +69,50 @@ pub fn object_name(namespace: &str, name: &str) -> String {
 }
 
 impl Derivation {
-    /// The binding of a Secret in `namespace`; `object` names it in errors.
+    /// The binding of the Secret `namespace/name`.
     ///
     /// # Errors
     /// Every reason for which no identity may be given.
     pub fn binding(
         &self,
         namespace: &str,
-        object: &str,
+        name: &str,
         secret: &WorkloadIdentity,
     ) -> Result<CredentialBindingSpec, Vec<Named>> {
         match secret {
-            WorkloadIdentity::Repository(secret) => self.repository(namespace, object, secret),
-            WorkloadIdentity::Cluster(secret) => self.cluster(namespace, object, secret),
+            WorkloadIdentity::Repository(secret) => self.repository(namespace, name, secret),
+            WorkloadIdentity::Cluster(secret) => {
+                self.cluster(namespace, &object_name(namespace, name), secret)
+            }
         }
     }
 
     fn repository(
         &self,
         namespace: &str,
-        object: &str,
+        name: &str,
         secret: &RepositorySecret,
     ) -> Result<CredentialBindingSpec, Vec<Named>> {
         let mut problems = Problems {
-            object,
+            object: &object_name(namespace, name),
             found: Vec::new(),
         };
         let exchange = exchange(secret, &mut problems);
         let audience = audience(secret, exchange.kind, &mut problems);
-        for (name, url) in [
+        for (entry, url) in [
             (key::REGISTRY_AUTH_URL, &secret.registry_auth_url),
             (key::TOKEN_URL, &secret.token_url),
         ] {
             if let Some(url) = url {
-                self.check_exchange_host(secret, name, url, &mut problems);
+                self.check_exchange_host(secret, entry, url, &mut problems);
             }
         }
-        let delivery = delivery(secret, &mut problems);
+        let delivery = delivery(secret);
+        if delivery == Delivery::DockerConfig && !can_be_shared(secret) {
+            problems.add(Code::DeliveryRefused, key::DELIVERY, "docker-config");
+        }
+        let proxy = (delivery == Delivery::Proxy)
+            .then(|| self.proxy(namespace, name, secret, &mut problems));
         let service_account = match &secret.project {
             Some(project) => format!("argocd-project-{project}"),
             None => "argocd-global".to_owned(),
@@ -123,8 +135,31 @@ impl Derivation {
             exchange,
             delivery,
             consumers: self.registry_consumers.clone(),
-            proxy: None,
+            proxy,
         })
+    }
+
+    fn proxy(
+        &self,
+        namespace: &str,
+        name: &str,
+        secret: &RepositorySecret,
+        problems: &mut Problems<'_>,
+    ) -> ProxyDelivery {
+        let keys = self.proxy_keys.as_ref().map(ProxyKeyring::keys);
+        if let Some(None) = keys {
+            problems.add(Code::ProxyKeyUnavailable, key::PROXY, "no key yet");
+        }
+        let url = secret.written_url();
+        let subject = subject(namespace, name, secret, &url);
+        let hashes = keys.flatten().map(|keys| keys.hashes(&subject));
+        let upstream = secret.upstream_proxy.as_ref();
+        ProxyDelivery {
+            key_sha256: hashes.unwrap_or_default(),
+            kind: secret.proxy_kind(),
+            insecure: secret.insecure,
+            upstream_proxy: upstream.map(|url| url.as_str().trim_end_matches('/').to_owned()),
+        }
     }
 
     fn cluster(
@@ -301,18 +336,56 @@ fn audience(secret: &RepositorySecret, kind: ExchangeKind, problems: &mut Proble
     audience.to_owned()
 }
 
-fn delivery(secret: &RepositorySecret, problems: &mut Problems<'_>) -> Delivery {
-    let can_be_shared = secret.project.is_none() && secret.is_helm_oci();
+/// How the credential of a repository travels.
+pub fn delivery(secret: &RepositorySecret) -> Delivery {
     match secret.delivery {
-        DeliveryChoice::Auto if can_be_shared => Delivery::DockerConfig,
+        DeliveryChoice::Auto if can_be_shared(secret) => Delivery::DockerConfig,
         DeliveryChoice::Auto | DeliveryChoice::Proxy => Delivery::Proxy,
-        DeliveryChoice::DockerConfig => {
-            if !can_be_shared {
-                problems.add(Code::DeliveryRefused, key::DELIVERY, "docker-config");
-            }
-            Delivery::DockerConfig
-        }
+        DeliveryChoice::DockerConfig => Delivery::DockerConfig,
     }
+}
+
+fn can_be_shared(secret: &RepositorySecret) -> bool {
+    secret.project.is_none() && secret.is_helm_oci()
+}
+
+/// What the key of a Secret for the credential proxy is made from; `url` is its
+/// [`RepositorySecret::written_url`].
+pub fn subject<'a>(
+    namespace: &'a str,
+    name: &'a str,
+    secret: &'a RepositorySecret,
+    url: &'a str,
+) -> Subject<'a> {
+    Subject {
+        namespace,
+        name,
+        project: secret.project.as_deref(),
+        url,
+    }
+}
+
+/// What keeps the credential proxy from being of use to a Secret whose
+/// credential it delivers, although nothing is wrong with the Secret.
+pub fn proxy_warnings(object: &str, secret: &RepositorySecret) -> Vec<Named> {
+    let mut warnings = Vec::new();
+    let host = &secret.url.host;
+    let no_proxy = secret.no_proxy.as_deref().unwrap_or_default();
+    if no_proxy::bypasses(no_proxy, host) {
+        let detail = format!("{object}, key {}: {host}", key::NO_PROXY);
+        warnings.push(Named::new(Code::ProxyBypassed, detail));
+    }
+    let certificates: Vec<_> = client_certificate(secret).collect();
+    if !certificates.is_empty() {
+        let detail = format!("{object}, keys {}", certificates.join(", "));
+        warnings.push(Named::new(Code::ClientCertificateUnused, detail));
+    }
+    warnings
+}
+
+fn client_certificate(secret: &RepositorySecret) -> impl Iterator<Item = &'static str> {
+    let present = secret.static_credentials.iter().copied();
+    present.filter(|name| key::CLIENT_CERTIFICATE.contains(name))
 }
 
 fn default_credential(provider: Provider) -> CredentialKind {

@@ -4,7 +4,7 @@
 //! listeners answer once there is a signing key; the controller works while
 //! this process holds the Lease.
 
-use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
+use std::{future::Future, net::TcpListener, sync::Arc};
 
 use anyhow::Context;
 use aws_lc_rs::rand;
@@ -15,12 +15,11 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
-    time::sleep,
 };
 
 use crate::{
-    admission::{Rules, pods::PodConfig},
-    config::{Cli, Command, Config, Namespace},
+    admission::{Rules, pods::PodConfig, secrets::SecretRules},
+    config::{Cli, Command, Config, Image, Namespace},
     controller::{self, ControllerConfig},
     issuer::{
         self,
@@ -30,15 +29,13 @@ use crate::{
         keys::{KeySource, Keyring},
         reviewer::Reviewer,
     },
+    key_secret,
     metrics::Metrics,
+    proxy_key::{ProxyKeyring, ProxyKeys},
     readiness::{self, Gate, Readiness},
-    report::chain,
     server::{self, Drain},
     tls::{Certificates, Reloader},
 };
-
-/// Between two attempts to get the first signing key.
-const KEY_RETRY: Duration = Duration::from_secs(2);
 
 /// Runs what the command line asks for.
 ///
@@ -97,11 +94,27 @@ pub async fn serve(
         Ok(())
     });
 
+    let proxy_keys = ProxyKeyring::default();
+    let follow = follow_proxy_keys(
+        client.clone(),
+        config.namespace.clone(),
+        proxy_keys.clone(),
+        readiness.gate("proxy-key"),
+    );
+    background.spawn(async move {
+        follow.await;
+        Ok(())
+    });
+    let proxy_image = config.proxy_image.as_ref().map(Image::to_string);
     let rules = Rules {
+        secrets: SecretRules {
+            derivation: config.derivation(Some(proxy_keys.clone())),
+            credential_proxy: proxy_image.is_some(),
+        },
         pods: PodConfig {
             spiffe_csi_driver: config.spiffe_csi_driver,
+            proxy_image,
         },
-        secrets: config.derivation(),
     };
     let serve = server::serve_tls(
         admission,
@@ -125,7 +138,7 @@ pub async fn serve(
     let controller = ControllerConfig {
         namespace: config.namespace.to_string(),
         argocd_namespaces: names(&config.argocd_namespaces),
-        derivation: config.derivation(),
+        derivation: config.derivation(Some(proxy_keys)),
         instance: instance()?,
     };
     let stopped = stopped(stopping);
@@ -168,17 +181,16 @@ impl Issuer {
         let config = self.config;
         let keys = KeySource::new(self.client.clone(), config.namespace.as_str());
         let keyring = tokio::select! {
-            keyring = first_key(&keys, &gate) => keyring,
+            key = keys.first(&gate) => Keyring::new(key),
             () = stopped(stopping.clone()) => return Ok(()),
         };
-        gate.open();
         let identity = issuer::api::router(IdentityApi {
             policy: Policy {
                 namespace: config.namespace.to_string(),
                 agent_service_account: config.agent_service_account.to_string(),
                 argocd_namespaces: names(&config.argocd_namespaces),
             },
-            reviewer: Reviewer::new(self.client, config.derivation()),
+            reviewer: Reviewer::new(self.client, config.derivation(None)),
             keyring: keyring.clone(),
             issuer: config.issuer_url.clone(),
             lifetime: config.token_lifetime,
@@ -195,23 +207,16 @@ impl Issuer {
         );
         tokio::select! {
             served = listeners => served.map(drop).context("a listener of the issuer failed"),
-            () = keys.follow(keyring) => anyhow::bail!("the signing key is no longer followed"),
+            () = keys.follow(move |key| keyring.replace(key)) => anyhow::bail!("the signing key is no longer followed"),
         }
     }
 }
 
-async fn first_key(keys: &KeySource, gate: &Gate) -> Keyring {
-    loop {
-        match keys.load_or_create().await {
-            Ok(key) => return Keyring::new(key),
-            Err(error) => {
-                let error = chain(&error);
-                tracing::error!(error, "no signing key yet");
-                gate.close(error);
-                sleep(KEY_RETRY).await;
-            }
-        }
-    }
+/// Keeps `ring` at what the Secret of the proxy keys has.
+async fn follow_proxy_keys(client: Client, namespace: Namespace, ring: ProxyKeyring, gate: Gate) {
+    let keys = key_secret::KeySource::<ProxyKeys>::new(client, namespace.as_str());
+    ring.replace(keys.first(&gate).await);
+    keys.follow(move |keys| ring.replace(keys)).await;
 }
 
 /// Completes when the parts have to stop.

@@ -6,10 +6,17 @@
 
 use k8s_openapi::{api::core::v1::Secret, jiff::Timestamp};
 use kube::{Api, Client};
-use shared::{binding::CredentialBindingSpec, errors::Named};
+use shared::{
+    binding::{CredentialBindingSpec, Delivery},
+    errors::{Code, Named},
+    secrets::{SECRET_TYPE, WorkloadIdentity, key},
+};
 use zeroize::Zeroize;
 
-use crate::derive::{self, Derivation, object_name};
+use crate::{
+    derive::{self, Derivation, object_name},
+    proxy_key::{self, Written},
+};
 
 /// The Secret that a binding belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +42,15 @@ pub enum Derived {
     Valid(Owner, Box<CredentialBindingSpec>),
 }
 
+/// What one look at a Secret found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// What it means.
+    pub derived: Derived,
+    /// What somebody has to do about its `proxy`, although its binding stands.
+    pub notices: Vec<Named>,
+}
+
 /// Reads the Secret `namespace/name`.
 ///
 /// # Errors
@@ -44,15 +60,19 @@ pub async fn fetch(
     derivation: &Derivation,
     namespace: &str,
     name: &str,
-) -> Result<Derived, kube::Error> {
+) -> Result<Found, kube::Error> {
     let api = Api::<Secret>::namespaced(client.clone(), namespace);
     Ok(match api.get_opt(name).await? {
         Some(mut secret) => {
             let derived = derive(derivation, &secret);
+            let notices = notices(derivation, &secret, &derived);
             wipe(&mut secret);
-            derived
+            Found { derived, notices }
         }
-        None => Derived::Absent,
+        None => Found {
+            derived: Derived::Absent,
+            notices: Vec::new(),
+        },
     })
 }
 
@@ -65,16 +85,66 @@ pub fn derive(derivation: &Derivation, secret: &Secret) -> Derived {
         uid: metadata.uid.clone().unwrap_or_default(),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
     };
-    let object = object_name(namespace, &owner.name);
     let spec = match derive::read(secret) {
         Ok(None) => return Derived::Unused(owner),
-        Ok(Some(parsed)) => derivation.binding(namespace, &object, &parsed),
+        Ok(Some(parsed)) => derivation.binding(namespace, &owner.name, &parsed),
         Err(problems) => Err(problems),
     };
     match spec {
         Ok(spec) => Derived::Valid(owner, Box::new(spec)),
         Err(problems) => Derived::Invalid(owner, problems),
     }
+}
+
+/// Compares a Secret's `proxy` with what the webhook would have written: it can
+/// be down when a Secret is written, and keys rotate.
+pub fn notices(derivation: &Derivation, secret: &Secret, derived: &Derived) -> Vec<Named> {
+    let metadata = &secret.metadata;
+    let label = metadata.labels.as_ref().and_then(|it| it.get(SECRET_TYPE));
+    if !label.is_some_and(|label| matches!(label.as_str(), "repository" | "repo-creds")) {
+        return Vec::new();
+    }
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let object = object_name(namespace, name);
+    let notice = |code, what: &str| Named::new(code, format!("{object}: {what}"));
+    let data = secret.data.as_ref().and_then(|data| data.get(key::PROXY));
+    let written = data
+        .and_then(|value| std::str::from_utf8(&value.0).ok())
+        .filter(|value| !value.is_empty());
+    let named = written.and_then(proxy_key::names);
+    if named.as_ref().is_some_and(|named| named != name) {
+        let named = named.unwrap_or_default();
+        let shown: String = named.chars().take(253).collect();
+        let what = format!("it names `{}`", shown.escape_debug());
+        return vec![notice(Code::ProxyForeign, &what)];
+    }
+    let delivers = matches!(derived, Derived::Valid(_, spec) if spec.delivery == Delivery::Proxy);
+    if !delivers {
+        let is_left_over = named.is_some() && !matches!(derived, Derived::Invalid(..));
+        let what = "it is still there, and no binding of the credential proxy needs it";
+        let notices = is_left_over.then(|| notice(Code::ProxyNotWritten, what));
+        return notices.into_iter().collect();
+    }
+    let keys = derivation.proxy_keys.as_ref().and_then(|ring| ring.keys());
+    let (Some(keys), Ok(Some(WorkloadIdentity::Repository(parsed)))) = (keys, derive::read(secret))
+    else {
+        return Vec::new();
+    };
+    let url = parsed.written_url();
+    let mut notices: Vec<_> =
+        match keys.judge(written, &derive::subject(namespace, name, &parsed, &url)) {
+            Written::Current => None,
+            Written::Previous => Some((Code::ProxyKeyOld, "made with the key `previous`")),
+            Written::Nothing => Some((Code::ProxyNotWritten, "it is not there")),
+            Written::Stale => Some((Code::ProxyNotWritten, "it has another key")),
+            Written::Another | Written::Own => Some((Code::ProxyNotWritten, "it is another proxy")),
+        }
+        .map(|(code, what)| notice(code, what))
+        .into_iter()
+        .collect();
+    notices.extend(derive::proxy_warnings(&object, &parsed));
+    notices
 }
 
 /// Overwrites the values of a Secret that is about to be dropped.
@@ -91,6 +161,7 @@ pub(crate) mod tests {
     use shared::{allow_list::AllowList, binding::undeliverable};
 
     use super::*;
+    use crate::proxy_key::tests::ring;
 
     /// The installation of the tests.
     pub(crate) fn derivation() -> Derivation {
@@ -99,6 +170,7 @@ pub(crate) mod tests {
             allowed_hosts: AllowList::parse("spoke.example.org,other.example.org").unwrap(),
             registry_consumers: vec!["argocd-repo-server".into()],
             cluster_consumers: vec!["argocd-application-controller".into()],
+            proxy_keys: Some(ring(2, Some(1))),
         }
     }
 
@@ -157,6 +229,98 @@ pub(crate) mod tests {
         match derive(&derivation, &quay("quay")) {
             Derived::Valid(owner, spec) => {
                 assert_eq!(owner.name, "quay");
+                assert_eq!(undeliverable("Secret argocd/quay", &spec), None);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The Quay repository of the guides, of a project.
+    pub(crate) fn of_project(name: &str, proxy: Option<&str>) -> Secret {
+        let mut secret = quay(name);
+        let data = secret.data.as_mut().unwrap();
+        data.insert("project".into(), ByteString(b"prod".to_vec()));
+        if let Some(proxy) = proxy {
+            data.insert("proxy".into(), ByteString(proxy.as_bytes().to_vec()));
+        }
+        secret
+    }
+
+    #[test]
+    fn a_proxy_that_is_not_as_it_should_be_is_noticed() {
+        let derivation = derivation();
+        let codes = |secret: &Secret| -> Vec<Code> {
+            let derived = derive(&derivation, secret);
+            let found = notices(&derivation, secret, &derived);
+            found.iter().map(|notice| notice.code).collect()
+        };
+        let value = |key: u8, name: &str| {
+            let parsed = match derive::read(&of_project(name, None)) {
+                Ok(Some(WorkloadIdentity::Repository(parsed))) => parsed,
+                other => panic!("{other:?}"),
+            };
+            let url = parsed.written_url();
+            let subject = derive::subject("argocd", name, &parsed, &url);
+            ring(key, None).keys().unwrap().value(&subject).to_string()
+        };
+        for (proxy, expected) in [
+            (Some(value(2, "quay")), None),
+            (Some(value(1, "quay")), Some(Code::ProxyKeyOld)),
+            (Some(value(3, "quay")), Some(Code::ProxyNotWritten)),
+            (None, Some(Code::ProxyNotWritten)),
+            (Some(String::new()), Some(Code::ProxyNotWritten)),
+            (
+                Some("http://proxy:3128".into()),
+                Some(Code::ProxyNotWritten),
+            ),
+            (Some(value(2, "other")), Some(Code::ProxyForeign)),
+        ] {
+            let found = codes(&of_project("quay", proxy.as_deref()));
+            assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{proxy:?}");
+        }
+
+        let plain = |name: &str, kind: &str, proxy: &str| {
+            secret(
+                kind,
+                name,
+                &[("url", "https://a.example.org/x"), ("proxy", proxy)],
+            )
+        };
+        let stolen = value(2, "quay");
+        assert_eq!(
+            codes(&plain("mine", "repository", &stolen)),
+            [Code::ProxyForeign]
+        );
+        assert_eq!(
+            codes(&plain("mine", "repo-creds", &stolen)),
+            [Code::ProxyForeign]
+        );
+        assert_eq!(
+            codes(&plain("quay", "repository", &stolen)),
+            [Code::ProxyNotWritten]
+        );
+        assert_eq!(codes(&plain("mine", "repository", "http://proxy:3128")), []);
+        assert_eq!(codes(&plain("mine", "cluster", &stolen)), []);
+        let mut bypassed = of_project("quay", Some(&stolen));
+        let data = bypassed.data.as_mut().unwrap();
+        data.insert("noProxy".into(), ByteString(b".example.org".to_vec()));
+        assert_eq!(codes(&bypassed), [Code::ProxyBypassed]);
+    }
+
+    #[test]
+    fn without_a_key_nothing_is_written_and_an_identity_is_still_given() {
+        let secret = of_project("quay", None);
+        let mut derivation = derivation();
+        derivation.proxy_keys = Some(crate::proxy_key::ProxyKeyring::default());
+        match derive(&derivation, &secret) {
+            Derived::Invalid(_, problems) => {
+                assert_eq!(problems[0].code, Code::ProxyKeyUnavailable);
+            }
+            other => panic!("{other:?}"),
+        }
+        derivation.proxy_keys = None;
+        match derive(&derivation, &secret) {
+            Derived::Valid(_, spec) => {
                 assert_eq!(undeliverable("Secret argocd/quay", &spec), None);
             }
             other => panic!("{other:?}"),

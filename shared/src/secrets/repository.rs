@@ -1,8 +1,9 @@
 //! Repository and repo-creds Secrets.
 
 use crate::{
-    binding::{CredentialKind, Provider},
+    binding::{CredentialKind, Provider, ProxyKind},
     errors::{Code, Named},
+    proxy_view::upstream_proxy,
     registry::{RepositoryReference, Scheme},
     secrets::{
         SecretKind, opted_in,
@@ -62,8 +63,12 @@ pub struct RepositorySecret {
     pub credential: Option<CredentialKind>,
     /// The delivery that is asked for.
     pub delivery: DeliveryChoice,
-    /// Whether Argo CD's own `proxy` key is set.
-    pub has_proxy: bool,
+    /// Content is fetched without verifying the target's certificate.
+    pub insecure: bool,
+    /// The user's own proxy, beyond the credential proxy.
+    pub upstream_proxy: Option<url::Url>,
+    /// Hosts that Argo CD reaches without a proxy, as Go reads `NO_PROXY`.
+    pub no_proxy: Option<String>,
     /// Static credentials that stand beside workload identity.
     pub static_credentials: Vec<&'static str>,
 }
@@ -78,6 +83,25 @@ impl RepositorySecret {
     /// Whether charts are pulled by Helm from an OCI registry.
     pub fn is_helm_oci(&self) -> bool {
         self.repository_type == RepositoryType::Helm && self.url.scheme != Scheme::Https
+    }
+
+    /// What the credential proxy finds at the URL.
+    pub fn proxy_kind(&self) -> ProxyKind {
+        match self.repository_type {
+            RepositoryType::Helm if self.is_helm_oci() => ProxyKind::Oci,
+            RepositoryType::Helm => ProxyKind::HelmHttp,
+            RepositoryType::Oci => ProxyKind::Oci,
+            RepositoryType::Git => ProxyKind::Git,
+        }
+    }
+
+    /// The URL as the webhook leaves it.
+    pub fn written_url(&self) -> String {
+        if self.is_helm_with_oci_scheme() {
+            self.url.address()
+        } else {
+            self.url.to_string()
+        }
     }
 }
 
@@ -119,11 +143,14 @@ pub(super) fn parse(
         }
     };
     let enable_oci = reader.boolean(key::ENABLE_OCI).unwrap_or(false);
-    reader.boolean(key::INSECURE);
+    let insecure = reader.boolean(key::INSECURE).unwrap_or(false);
     if let (Some(repository_type), Some(url)) = (repository_type, &url) {
         check_scheme(&mut reader, repository_type, url, enable_oci);
     }
     let project = reader.project();
+    if kind == SecretKind::RepoCreds && project.is_some() {
+        reader.problem(Code::ProjectIgnored, key::PROJECT, "set in repo-creds");
+    }
     let provider = provider(&mut reader);
     let registry_auth_url = reader.https_url(key::REGISTRY_AUTH_URL);
     // Azure's may hold `{tenantID}`, which the URL keeps in percent encoding.
@@ -142,6 +169,17 @@ pub(super) fn parse(
             },
         )
         .unwrap_or_default();
+    let upstream_proxy =
+        reader
+            .text(key::UPSTREAM_PROXY)
+            .and_then(|text| match upstream_proxy(text) {
+                Ok(url) => Some(url),
+                Err(error) => {
+                    let (code, name) = (Code::UpstreamProxyInvalid, key::UPSTREAM_PROXY);
+                    reader.problem(code, name, &error.detail);
+                    None
+                }
+            });
     let owned = |name| reader.text(name).map(str::to_owned);
     let secret =
         repository_type
@@ -161,7 +199,9 @@ pub(super) fn parse(
                 token_url,
                 credential,
                 delivery,
-                has_proxy: reader.text(key::PROXY).is_some(),
+                insecure,
+                upstream_proxy,
+                no_proxy: owned(key::NO_PROXY),
                 static_credentials: values.static_credentials().to_vec(),
             });
     reader.finish(secret).map(Some)

@@ -21,6 +21,8 @@ pub mod key {
     pub const INSECURE: &str = "insecure";
     /// Argo CD's proxy for this repository.
     pub const PROXY: &str = "proxy";
+    /// Hosts that Argo CD reaches without that proxy.
+    pub const NO_PROXY: &str = "noProxy";
     /// Name of the cluster.
     pub const NAME: &str = "name";
     /// URL of the cluster's API server.
@@ -74,8 +76,11 @@ pub mod key {
         "gcpServiceAccountKey",
     ];
 
-    pub(super) const READ: [&str; 9] = [
-        TYPE, URL, PROJECT, ENABLE_OCI, INSECURE, PROXY, NAME, SERVER, CONFIG,
+    /// Those of [`STATIC_CREDENTIALS`] that belong to a TLS connection.
+    pub const CLIENT_CERTIFICATE: [&str; 2] = ["tlsClientCertData", "tlsClientCertKey"];
+
+    pub(super) const READ: [&str; 10] = [
+        TYPE, URL, PROJECT, ENABLE_OCI, INSECURE, PROXY, NO_PROXY, NAME, SERVER, CONFIG,
     ];
 }
 

@@ -19,12 +19,11 @@ pub mod workloads;
 use serde::Deserialize;
 use shared::errors::Named;
 
-use crate::derive::Derivation;
-
 use self::{
     patch::Patch,
     pods::{Entry, PodConfig, PodView},
     review::Request,
+    secrets::SecretRules,
 };
 
 /// The entries of the webhook configuration, each with a path of its own:
@@ -191,7 +190,7 @@ pub struct Rules {
     /// What pods get.
     pub pods: PodConfig,
     /// What becomes of Secrets.
-    pub secrets: Derivation,
+    pub secrets: SecretRules,
 }
 
 /// The decision about a request and what the log says it was about.

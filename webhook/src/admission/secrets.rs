@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use shared::{
     annotations::REMOVE_STATIC_CREDENTIALS,
-    binding::{self, Delivery},
+    binding::{self, CredentialBindingSpec, Delivery},
     errors::{Code, Named},
     secrets::{
         self, ClusterConfig, ClusterSecret, ExecConfig, RepositorySecret, SecretKind, SecretValues,
@@ -29,10 +29,22 @@ use super::{
     read,
     review::{Operation, Request, Text},
 };
-use crate::derive::{Derivation, object_name};
+use crate::{
+    derive::{self, Derivation, object_name},
+    proxy_key::{self, Written},
+};
+
+/// What becomes of Secrets.
+#[derive(Debug, Clone, Default)]
+pub struct SecretRules {
+    /// What makes a binding of a Secret.
+    pub derivation: Derivation,
+    /// Repo-servers get the credential proxy.
+    pub credential_proxy: bool,
+}
 
 /// Decides about a Secret.
-pub fn decide(request: &Request<'_>, derivation: &Derivation) -> Verdict {
+pub fn decide(request: &Request<'_>, rules: &SecretRules) -> Verdict {
     if request.kind.group_kind() != ("", "Secret") {
         return Verdict::skip(Skip::OtherKind, Vec::new());
     }
@@ -52,7 +64,7 @@ pub fn decide(request: &Request<'_>, derivation: &Derivation) -> Verdict {
         .as_ref()
         .map(|old| new.dropped_keys(kind, old))
         .unwrap_or_default();
-    let draft = Draft::of(&new, &restored, kind, namespace, derivation);
+    let draft = Draft::of(&new, &restored, kind, namespace, rules);
     match draft.result {
         Ok(None) => Verdict::skip(Skip::NotWorkloadIdentity, Vec::new()),
         Ok(Some(mut rewrite)) => {
@@ -69,7 +81,7 @@ pub fn decide(request: &Request<'_>, derivation: &Derivation) -> Verdict {
             rewrite.into_verdict(&new)
         }
         Err(problems) => {
-            let before = old.map(|old| Draft::of(&old, &[], kind, namespace, derivation).result);
+            let before = old.map(|old| Draft::of(&old, &[], kind, namespace, rules).result);
             let known = before.and_then(Result::err).unwrap_or_default();
             let (kept, mut fresh): (Vec<_>, Vec<_>) = problems
                 .into_iter()
@@ -171,7 +183,7 @@ impl Draft {
         restored: &[(&'static str, &str)],
         kind: SecretKind,
         namespace: &str,
-        derivation: &Derivation,
+        rules: &SecretRules,
     ) -> Self {
         let metadata = &view.metadata;
         let name = metadata.name.as_deref().unwrap_or_default();
@@ -183,8 +195,11 @@ impl Draft {
         let object = object_name(namespace, shown.unwrap_or_default());
         let values = SecretValues::from_base64(view.entries().chain(restored.iter().copied()));
         let result = secrets::parse(kind, &object, &values).and_then(|secret| {
+            let proxy = values.text(key::PROXY);
             let Some(secret) = secret else {
-                return Ok(None);
+                let is_repository = kind != SecretKind::Cluster;
+                let left_over = proxy.filter(|_| is_repository && !name.is_empty());
+                return Ok(Rewrite::without_proxy(left_over, name));
             };
             if name.is_empty() {
                 return Err(vec![Named::new(Code::GenerateNameRefused, object.clone())]);
@@ -202,11 +217,11 @@ impl Draft {
             }
             let is_guide_form =
                 matches!(&secret, WorkloadIdentity::Cluster(cluster) if cluster.is_guide_form);
-            match derivation.binding(namespace, &object, &secret) {
+            match rules.derivation.binding(namespace, name, &secret) {
                 Ok(spec) => {
-                    if spec.delivery == Delivery::Proxy && values.text(key::PROXY).is_some() {
-                        let detail = format!("{object}, key {}", key::PROXY);
-                        return Err(vec![Named::new(Code::ProxyConflict, detail)]);
+                    if let WorkloadIdentity::Repository(repository) = &secret {
+                        let place = (namespace, name);
+                        rewrite.proxy(place, repository, &spec, proxy, rules)?;
                     }
                     rewrite
                         .warnings
@@ -237,13 +252,16 @@ impl Rewrite {
         secret: &RepositorySecret,
         may_remove: bool,
     ) -> Result<(), Vec<Named>> {
-        if !secret.static_credentials.is_empty() {
-            if !may_remove {
-                let names = secret.static_credentials.join(", ");
-                let detail = format!("{object}, keys {names}");
-                return Err(vec![Named::new(Code::StaticCredentialsPresent, detail)]);
-            }
+        // A client certificate does no harm on the way to the credential proxy.
+        let by_proxy = derive::delivery(secret) == Delivery::Proxy;
+        let is_harmless = |name: &str| by_proxy && key::CLIENT_CERTIFICATE.contains(&name);
+        let present = secret.static_credentials.iter().copied();
+        let harmful: Vec<_> = present.filter(|name| !is_harmless(name)).collect();
+        if may_remove {
             self.removed.extend(&secret.static_credentials);
+        } else if !harmful.is_empty() {
+            let detail = format!("{object}, keys {}", harmful.join(", "));
+            return Err(vec![Named::new(Code::StaticCredentialsPresent, detail)]);
         }
         if secret.is_helm_with_oci_scheme() {
             let address = secret.url.address();
@@ -261,6 +279,64 @@ impl Rewrite {
             self.warnings.push(Named::new(Code::DriftFromGit, detail));
         }
         Ok(())
+    }
+
+    /// Leads Argo CD to the credential proxy where that delivers the credential,
+    /// and no longer where it does not.
+    fn proxy(
+        &mut self,
+        (namespace, name): (&str, &str),
+        secret: &RepositorySecret,
+        spec: &CredentialBindingSpec,
+        written: Option<&str>,
+        rules: &SecretRules,
+    ) -> Result<(), Vec<Named>> {
+        if spec.delivery != Delivery::Proxy {
+            let left_over = Self::without_proxy(written, name);
+            self.removed
+                .extend(left_over.into_iter().flat_map(|it| it.removed));
+            return Ok(());
+        }
+        let object = object_name(namespace, name);
+        let mut warnings = derive::proxy_warnings(&object, secret);
+        // What is on its way out needs no warning.
+        warnings.retain(|warning| {
+            warning.code != Code::ClientCertificateUnused || self.removed.is_empty()
+        });
+        self.warnings.extend(warnings);
+        if !rules.credential_proxy {
+            self.warnings
+                .push(Named::new(Code::ProxyNotInstalled, &*object));
+        }
+        let ring = rules.derivation.proxy_keys.as_ref();
+        let Some(keys) = ring.and_then(|ring| ring.keys()) else {
+            return Ok(());
+        };
+        let url = secret.written_url();
+        let subject = derive::subject(namespace, name, secret, &url);
+        match keys.judge(written, &subject) {
+            Written::Current => {}
+            Written::Own => {
+                let detail = format!("{object}, key {}", key::PROXY);
+                return Err(vec![Named::new(Code::ProxyConflict, detail)]);
+            }
+            // Another Secret's value comes along when a Secret is copied.
+            Written::Nothing | Written::Previous | Written::Stale | Written::Another => {
+                let value = keys.value(&subject);
+                self.data.insert(key::PROXY, STANDARD.encode(&*value));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away a value of ours that nothing needs any more; `None` where
+    /// there is none.
+    fn without_proxy(written: Option<&str>, name: &str) -> Option<Self> {
+        let named = written.and_then(proxy_key::names)?;
+        (named == name).then(|| Self {
+            removed: vec![key::PROXY],
+            ..Self::default()
+        })
     }
 
     fn cluster(

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     derive::{Derivation, object_name},
-    source::{self, Derived, Owner},
+    source::{self, Derived, Found, Owner},
 };
 
 /// Why a binding could not be brought up to date.
@@ -100,6 +100,22 @@ pub fn plan(key: &Key, derived: &Derived, binding: Option<&Binding>) -> Plan {
     }
 }
 
+/// What has to be said on the Secret itself, because it has no binding or
+/// because its owner may not see the binding's conditions.
+fn on_secret<'d>(derived: &'d Derived, notices: &[Named]) -> Option<(&'d Owner, Vec<Named>)> {
+    let (owner, mut problems, has_binding) = match derived {
+        Derived::Absent => return None,
+        Derived::Invalid(owner, problems) => (owner, problems.clone(), false),
+        Derived::Unused(owner) => (owner, Vec::new(), false),
+        Derived::Valid(owner, _) => (owner, Vec::new(), true),
+    };
+    let here = notices
+        .iter()
+        .filter(|notice| !has_binding || notice.code == Code::ProxyForeign);
+    problems.extend(here.cloned());
+    (!problems.is_empty()).then_some((owner, problems))
+}
+
 /// Carries plans out.
 pub struct Reconciler {
     client: Client,
@@ -130,31 +146,32 @@ impl Reconciler {
         key: &Key,
         around: &Snapshot,
     ) -> Result<Option<Duration>, Failure> {
-        let derived = source::fetch(&self.client, &self.derivation, &key.namespace, &key.name)
-            .await
-            .map_err(api("reading the Secret"))?;
-        self.say(key, &derived).await;
+        let Found { derived, notices } =
+            source::fetch(&self.client, &self.derivation, &key.namespace, &key.name)
+                .await
+                .map_err(api("reading the Secret"))?;
+        self.say(key, &derived, &notices).await;
         let binding = around.binding.as_deref();
         match (plan(key, &derived, binding), binding) {
             (Plan::Nothing, _) | (Plan::Delete | Plan::Report(_), None) => Ok(None),
             (Plan::Apply(owner, spec), _) => self.apply(key, &owner, &spec).await.map(|()| None),
             (Plan::Delete, Some(binding)) => self.delete(key, binding).await.map(|()| None),
             (Plan::Report(problems), Some(binding)) => {
-                self.report(key, binding, around, &problems).await
+                self.report(key, binding, around, &problems, notices).await
             }
         }
     }
 
     /// Puts what is wrong with a Secret into an event, once.
-    async fn say(&self, key: &Key, derived: &Derived) {
+    async fn say(&self, key: &Key, derived: &Derived, notices: &[Named]) {
         let news = {
             let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-            match derived {
-                Derived::Invalid(owner, problems) => {
+            match on_secret(derived, notices) {
+                Some((owner, problems)) => {
                     let before = said.insert(key.clone(), problems.clone());
-                    (before.as_ref() != Some(problems)).then_some((owner, problems))
+                    (before.as_ref() != Some(&problems)).then_some((owner, problems))
                 }
-                _ => {
+                None => {
                     said.remove(key);
                     None
                 }
@@ -163,7 +180,7 @@ impl Reconciler {
         let Some((owner, problems)) = news else {
             return;
         };
-        for problem in problems {
+        for problem in &problems {
             let (namespace, name, code) = (&key.namespace, &key.name, problem.code);
             tracing::warn!(namespace, name, %code, detail = problem.detail, "a Secret cannot be used");
             self.events.refused(key, owner, problem).await;
@@ -215,8 +232,10 @@ impl Reconciler {
         binding: &Binding,
         around: &Snapshot,
         problems: &[Named],
+        mut notices: Vec<Named>,
     ) -> Result<Option<Duration>, Failure> {
         let object = object_name(&key.namespace, &key.name);
+        notices.extend(around.without_proxy());
         let unavailable = binding
             .spec
             .as_ref()
@@ -225,6 +244,7 @@ impl Reconciler {
         let circumstances = Circumstances {
             problems,
             blocked: around.conflict.as_ref().or(unavailable.as_ref()),
+            notices: &notices,
             nodes: around.nodes.as_ref(),
             service_accounts: around.service_accounts.as_ref(),
         };

@@ -5,6 +5,7 @@
 //! watches ─▶ world (pure) ─▶ queue (pure) ─▶ bindings: GET Secret, derive, plan (pure)
 //!   Secrets, service accounts,                   │
 //!   nodes: metadata only                         ├─▶ apply or delete the binding
+//!   pods, proxy keys                             │
 //!   CredentialBindings                           └─▶ status (pure) ─▶ conditions, events
 //!                                                      ▲ conflicts (pure)
 //! ```
@@ -18,6 +19,7 @@ pub mod binding;
 pub mod bindings;
 mod events;
 pub mod metrics;
+pub mod pod;
 pub mod queue;
 pub mod status;
 #[cfg(test)]
@@ -27,10 +29,10 @@ pub mod world;
 use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream, stream::FuturesUnordered, stream::select_all};
-use k8s_openapi::api::core::v1::{Node, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use kube::{
     Api, Client,
-    core::{DynamicObject, PartialObjectMeta, Resource},
+    core::{ApiResource, DynamicObject, PartialObjectMeta, Resource},
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watcher},
@@ -117,7 +119,7 @@ pub async fn run(
 
 /// The controller itself, without the Lease. Ends only with an error.
 pub async fn control(client: Client, config: &ControllerConfig, metrics: &Metrics) -> Ended {
-    let mut changes = changes(&client, &config.argocd_namespaces);
+    let mut changes = changes(&client, config);
     let reconciler = Arc::new(Reconciler::new(
         client,
         config.derivation.clone(),
@@ -175,7 +177,7 @@ pub async fn control(client: Client, config: &ControllerConfig, metrics: &Metric
 }
 
 /// Everything that is watched, in one stream that recovers from failures.
-fn changes(client: &Client, namespaces: &[String]) -> BoxStream<'static, Change> {
+fn changes(client: &Client, config: &ControllerConfig) -> BoxStream<'static, Change> {
     let metadata = |error: &watcher::Error, what: &'static str| {
         tracing::warn!(
             error = error as &dyn std::error::Error,
@@ -191,7 +193,10 @@ fn changes(client: &Client, namespaces: &[String]) -> BoxStream<'static, Change>
         metadata,
         Change::Node,
     )];
-    for namespace in namespaces {
+    if let Some(keys) = &config.derivation.proxy_keys {
+        streams.push(keys.changes().map(|()| Change::ProxyKeys).boxed());
+    }
+    for namespace in &config.argocd_namespaces {
         let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
         let ours = watcher::Config::default().labels(SECRET_TYPE);
         let to = namespace.clone();
@@ -209,6 +214,12 @@ fn changes(client: &Client, namespaces: &[String]) -> BoxStream<'static, Change>
             metadata,
             move |event| Change::ServiceAccount(to.clone(), event),
         ));
+        let pods: Api<DynamicObject> =
+            Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<Pod>(&()));
+        let to = namespace.clone();
+        streams.push(watch(pods, all.clone(), "pods", metadata, move |event| {
+            Change::Pod(to.clone(), event)
+        }));
         // Untyped, so that one object with a strange shape breaks no watch.
         let resource = binding::resource();
         let bindings: Api<DynamicObject> =

@@ -36,6 +36,8 @@ pub struct Circumstances<'a> {
     pub problems: &'a [Named],
     /// Why no credential of this binding is delivered at all.
     pub blocked: Option<&'a Named>,
+    /// What keeps Argo CD from using the credential although it is there.
+    pub notices: &'a [Named],
     /// All nodes; `None` while they are not known.
     pub nodes: Option<&'a BTreeSet<String>>,
     /// The namespace's service accounts; `None` while they are not known.
@@ -131,12 +133,7 @@ fn ready(
 }
 
 fn degraded(live: &[&NodeStatus], around: Circumstances<'_>, now: Timestamp) -> Finding {
-    if let [first, more @ ..] = around.problems {
-        let mut finding = Finding::named(TRUE, first);
-        for problem in more {
-            finding.message.push(' ');
-            finding.message.push_str(&problem.to_string());
-        }
+    if let Some(finding) = all(around.problems) {
         return finding;
     }
     if let Some(error) = around.blocked {
@@ -144,7 +141,19 @@ fn degraded(live: &[&NodeStatus], around: Circumstances<'_>, now: Timestamp) -> 
     }
     live.iter()
         .find_map(|node| failure(node, now))
+        .or_else(|| all(around.notices))
         .unwrap_or_else(|| Finding::new(FALSE, "as-expected", ""))
+}
+
+/// The first gives the reason, all are in the message.
+fn all(problems: &[Named]) -> Option<Finding> {
+    let (first, more) = problems.split_first()?;
+    let mut finding = Finding::named(TRUE, first);
+    for problem in more {
+        finding.message.push(' ');
+        finding.message.push_str(&problem.to_string());
+    }
+    Some(finding)
 }
 
 /// What is wrong on a node.

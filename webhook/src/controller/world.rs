@@ -12,11 +12,12 @@ use kube::{
     runtime::watcher::Event,
 };
 use shared::{
+    binding::Delivery,
     conflicts::{self, Claim},
-    errors::Named,
+    errors::{Code, Named},
 };
 
-use super::binding::Binding;
+use super::{binding::Binding, pod::RepoServer};
 
 /// A Secret and its binding, which share a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,8 +37,12 @@ pub enum Change {
     ServiceAccount(String, Event<PartialObjectMeta<ServiceAccount>>),
     /// Of bindings.
     Binding(String, Event<DynamicObject>),
+    /// Of pods.
+    Pod(String, Event<DynamicObject>),
     /// Of nodes.
     Node(Event<PartialObjectMeta<Node>>),
+    /// The installation's proxy keys are others.
+    ProxyKeys,
 }
 
 /// Everything that is known.
@@ -52,6 +57,8 @@ struct Namespace {
     secrets: Tracked<()>,
     service_accounts: Tracked<()>,
     bindings: Tracked<Arc<Binding>>,
+    /// Pods that are no repo-server count as one that is not there.
+    pods: Tracked<Option<RepoServer>>,
 }
 
 /// What is known about one binding's surroundings at one moment.
@@ -65,6 +72,22 @@ pub struct Snapshot {
     pub nodes: Option<BTreeSet<String>>,
     /// The namespace's service accounts; `None` while they are not known.
     pub service_accounts: Option<BTreeSet<String>>,
+    /// Running repo-servers that lack the credential proxy which the binding
+    /// needs.
+    pub unproxied: Vec<String>,
+}
+
+impl Snapshot {
+    /// Names the repo-servers that lack the credential proxy.
+    pub fn without_proxy(&self) -> Option<Named> {
+        let (first, more) = self.unproxied.split_first()?;
+        let more = match more.len() {
+            0 => String::new(),
+            count => format!(" and {count} more"),
+        };
+        let detail = format!("pod {first}{more}");
+        Some(Named::new(Code::ProxyNotInjected, detail))
+    }
 }
 
 impl World {
@@ -123,6 +146,36 @@ impl World {
                 }
                 keys
             }
+            Change::Pod(namespace, event) => {
+                let known = self.namespace(&namespace);
+                let deltas = known.pods.apply(event, RepoServer::read);
+                // Only running repo-servers without the proxy are of interest.
+                let lacking = |pod: &Option<Option<RepoServer>>| {
+                    let pod = pod.as_ref().and_then(Option::as_ref);
+                    pod.and_then(RepoServer::lacks_proxy).map(str::to_owned)
+                };
+                let changed: BTreeSet<_> = deltas
+                    .iter()
+                    .filter(|delta| lacking(&delta.before) != lacking(&delta.after))
+                    .flat_map(|delta| [lacking(&delta.before), lacking(&delta.after)])
+                    .flatten()
+                    .collect();
+                let concerns = |binding: &Binding| {
+                    changed
+                        .iter()
+                        .any(|account| needs_proxy_in(binding, account))
+                };
+                known.keys_of_bindings(&namespace, concerns).collect()
+            }
+            Change::ProxyKeys => {
+                let namespaces = self.namespaces.iter();
+                namespaces
+                    .flat_map(|(namespace, known)| {
+                        let names = known.secrets.current.keys();
+                        names.map(|name| key(namespace, name.clone()))
+                    })
+                    .collect()
+            }
             Change::Node(event) => {
                 let was_synced = self.nodes.synced;
                 let deltas = self
@@ -173,7 +226,16 @@ impl World {
             });
             conflicts::conflicts(claims).remove(binding.name.as_str())
         });
+        let unproxied = known.zip(binding.as_deref()).map(|(known, binding)| {
+            let pods = known.pods.current.iter();
+            let lacking = pods.filter(|(_, pod)| {
+                let account = pod.as_ref().and_then(RepoServer::lacks_proxy);
+                account.is_some_and(|account| needs_proxy_in(binding, account))
+            });
+            lacking.map(|(name, _)| name.clone()).collect()
+        });
         Snapshot {
+            unproxied: unproxied.unwrap_or_default(),
             binding,
             conflict,
             nodes: self.nodes.names(),
@@ -197,6 +259,14 @@ impl Namespace {
             .filter(move |binding| matches(binding))
             .map(move |binding| key(namespace, binding.name.clone()))
     }
+}
+
+/// Whether pods of this service account serve the binding by the credential
+/// proxy.
+fn needs_proxy_in(binding: &Binding, account: &str) -> bool {
+    binding.spec.as_ref().is_some_and(|spec| {
+        spec.delivery == Delivery::Proxy && spec.consumers.iter().any(|name| name == account)
+    })
 }
 
 fn key(namespace: &str, name: String) -> Key {

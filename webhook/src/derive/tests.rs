@@ -15,6 +15,7 @@ fn derivation() -> Derivation {
             "argocd-application-controller".into(),
             "argocd-server".into(),
         ],
+        proxy_keys: Some(crate::proxy_key::tests::ring(2, Some(1))),
     }
 }
 
@@ -35,7 +36,7 @@ fn secret(label: &str, pairs: &[(&str, &str)]) -> Secret {
 
 fn derive(label: &str, pairs: &[(&str, &str)]) -> Result<CredentialBindingSpec, Vec<Named>> {
     let parsed = read(&secret(label, pairs))?.expect("workload identity");
-    derivation().binding("argocd", "Secret argocd/example", &parsed)
+    derivation().binding("argocd", "example", &parsed)
 }
 
 fn codes(label: &str, pairs: &[(&str, &str)]) -> Vec<Code> {
@@ -200,4 +201,71 @@ fn aws_knows_its_own_token_services() {
 fn other_secrets_are_not_read() {
     assert!(read(&secret("other", &QUAY)).unwrap().is_none());
     assert!(read(&Secret::default()).unwrap().is_none());
+}
+
+#[test]
+fn the_proxy_learns_what_it_needs_from_the_secret() {
+    use shared::binding::ProxyKind;
+    let with = |pairs: &[(&'static str, &'static str)]| {
+        let mut all = QUAY.to_vec();
+        all.retain(|(name, _)| !pairs.iter().any(|(other, _)| name == other));
+        all.extend(pairs);
+        all.push(("workloadIdentityAudience", "quay"));
+        derive("repository", &all).unwrap().proxy
+    };
+    assert_eq!(with(&[]), None, "docker-config");
+    let plain = with(&[("project", "prod")]).unwrap();
+    assert_eq!((plain.kind, plain.insecure), (ProxyKind::Oci, false));
+    assert_eq!((plain.key_sha256.len(), plain.upstream_proxy), (2, None));
+    let full = with(&[
+        ("workloadIdentityDelivery", "proxy"),
+        ("insecure", "true"),
+        ("workloadIdentityUpstreamProxy", "http://proxy.corp:3128"),
+    ]);
+    let full = full.unwrap();
+    assert!(full.insecure);
+    assert_eq!(
+        full.upstream_proxy.as_deref(),
+        Some("http://proxy.corp:3128")
+    );
+    assert_ne!(
+        full.key_sha256, plain.key_sha256,
+        "the project is part of the key"
+    );
+    for (kind, url, expected) in [
+        ("oci", "oci://quay.example.org/myorg/charts", ProxyKind::Oci),
+        (
+            "helm",
+            "https://quay.example.org/charts",
+            ProxyKind::HelmHttp,
+        ),
+        ("git", "https://quay.example.org/org/repo", ProxyKind::Git),
+    ] {
+        let found = with(&[("type", kind), ("url", url)]).unwrap();
+        assert_eq!(found.kind, expected, "{kind} {url}");
+    }
+    // As the guides write it, and as the webhook has rewritten it.
+    let rewritten = with(&[
+        ("project", "prod"),
+        ("url", "quay.example.org/myorg/charts"),
+        ("enableOCI", "true"),
+    ]);
+    assert_eq!(rewritten.unwrap().key_sha256, plain.key_sha256);
+}
+
+#[test]
+fn a_proxy_with_a_password_and_a_project_that_nobody_reads_are_refused() {
+    let with = |pair| [&QUAY[..], &[pair]].concat();
+    let proxy = (
+        "workloadIdentityUpstreamProxy",
+        "http://me:hunter2@proxy:3128",
+    );
+    assert_eq!(
+        codes("repository", &with(proxy)),
+        [Code::UpstreamProxyInvalid]
+    );
+    let error = derive("repository", &with(proxy)).unwrap_err().remove(0);
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    let project = ("project", "prod");
+    assert_eq!(codes("repo-creds", &with(project)), [Code::ProjectIgnored]);
 }

@@ -24,7 +24,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-pub use secret::{KeySource, KeyringError, SECRET, SECRET_KEY};
+pub use secret::{KeySource, SECRET, SECRET_KEY};
 
 /// The signature algorithm: the one that every registry accepts (Quay takes
 /// RS256 and RS384 only).
@@ -231,7 +231,7 @@ impl Keyring {
     }
 
     /// Takes over another key. Returns whether it is another one.
-    fn replace(&self, key: SigningKey) -> bool {
+    pub fn replace(&self, key: SigningKey) -> bool {
         self.0.send_if_modified(|current| {
             let differs = current.public != key.public;
             if differs {

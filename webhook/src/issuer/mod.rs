@@ -24,4 +24,4 @@ pub mod reviewer;
 pub mod svid;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;

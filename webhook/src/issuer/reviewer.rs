@@ -81,11 +81,11 @@ impl Reviewer {
         namespace: &str,
         name: &str,
     ) -> Result<CredentialBindingSpec, Named> {
-        let derived = source::fetch(&self.client, &self.derivation, namespace, name)
+        let found = source::fetch(&self.client, &self.derivation, namespace, name)
             .await
             .map_err(|error| unavailable("reading the Secret", &error))?;
         let object = object_name(namespace, name);
-        match derived {
+        match found.derived {
             Derived::Valid(_, spec) => Ok(*spec),
             Derived::Invalid(_, problems) => Err(problems
                 .into_iter()

@@ -79,14 +79,14 @@ async fn the_control_plane_reads_secrets_where_it_was_told(scene: &Scene) -> Res
     ];
     let argocd = [
         "create,patch events.k8s.io/events",
-        "get /pods",
+        "get,list,watch /pods",
         "get,list,watch /secrets",
         "get,list,watch /serviceaccounts",
     ];
     let own = [
         "create /secrets",
         "create coordination.k8s.io/leases",
-        "get /secrets argocd-identity-issuer",
+        "get /secrets argocd-identity-issuer,argocd-identity-proxy-key",
         "get,update coordination.k8s.io/leases argocd-identity-controller",
     ];
     let ours = control_plane(scene).await?;
@@ -103,7 +103,7 @@ async fn the_control_plane_reads_secrets_where_it_was_told(scene: &Scene) -> Res
     }
 
     let issuer = format!("{}/argocd-identity-issuer", secrets(NAMESPACE));
-    for path in [secrets(ARGOCD), issuer.clone()] {
+    for path in [secrets(ARGOCD), pods(ARGOCD), issuer.clone()] {
         get(&ours, &path).await.with_context(|| path.clone())?;
     }
     for path in [
@@ -118,7 +118,6 @@ async fn the_control_plane_reads_secrets_where_it_was_told(scene: &Scene) -> Res
         format!("{}/argocd-identity-issuer", secrets("default")),
         secrets("kube-system"),
         "/api/v1/pods".to_owned(),
-        pods(ARGOCD),
         pods(NAMESPACE),
     ] {
         refused(get(&ours, &path).await, FORBIDDEN, &path)?;

@@ -11,6 +11,7 @@ use shared::{
 
 use super::{
     PlannedVolume,
+    sidecar::{CERTIFICATES, CERTIFICATES_VARIABLE},
     view::{Container, PodSpec, VolumeMount},
 };
 use crate::admission::patch::{Patch, Slot};
@@ -125,10 +126,35 @@ fn credentials(
 
 fn docker_config(container: &Container<'_>, additions: &mut Additions) -> Result<(), Named> {
     let folder = format!("{CREDENTIALS_PATH}/{DOCKER_DIR}");
-    match container.variable(DOCKER_CONFIG) {
-        None => additions.set(DOCKER_CONFIG, &folder),
-        Some(set) if set.value.as_deref() == Some(&folder) => {}
-        Some(_) => return Err(env_conflict(container, DOCKER_CONFIG, &folder)),
+    set_unless_other(container, DOCKER_CONFIG, &folder, additions)
+}
+
+/// Leads Argo CD to the certificates that the credential proxy gives it. Adds
+/// nothing where one of the two is in the way.
+pub(super) fn proxied(
+    container: &Container<'_>,
+    spec: &PodSpec<'_>,
+    additions: &mut Additions,
+) -> Result<(), Named> {
+    let (variable, path) = CERTIFICATES_VARIABLE;
+    let is_free = room(container, spec, CERTIFICATES, path, "")? == Room::Free;
+    set_unless_other(container, variable, path, additions)?;
+    if is_free {
+        additions.mount(CERTIFICATES, path, "");
+    }
+    Ok(())
+}
+
+fn set_unless_other(
+    container: &Container<'_>,
+    name: &str,
+    value: &str,
+    additions: &mut Additions,
+) -> Result<(), Named> {
+    match container.variable(name) {
+        None => additions.set(name, value),
+        Some(set) if set.value.as_deref() == Some(value) => {}
+        Some(_) => return Err(env_conflict(container, name, value)),
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! also makes the decision about a patched pod an empty patch.
 
 mod container;
+mod sidecar;
 mod view;
 
 use serde_json::json;
@@ -18,6 +19,7 @@ use shared::{
 pub use self::view::PodView;
 use self::{
     container::{Additions, Wishes},
+    sidecar::is_sidecar,
     view::{Container, PodSpec},
 };
 use super::{
@@ -35,8 +37,10 @@ pub enum Entry {
 }
 
 /// What the installation has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodConfig {
+    /// Image of the credential proxy; without it no pod gets one.
+    pub proxy_image: Option<String>,
     /// The nodes have the SPIFFE CSI driver.
     pub spiffe_csi_driver: bool,
 }
@@ -77,10 +81,21 @@ pub fn decide(pod: &PodView<'_>, entry: Entry, config: &PodConfig) -> Verdict {
         credentials: volumes.credentials,
         spiffe: volumes.spiffe,
     };
-    let additions: Vec<_> = targets
+    let mut additions: Vec<_> = targets
         .iter()
         .map(|target| container::plan(target.container, &wishes, &mut warnings))
         .collect();
+
+    let main = targets.iter().position(|target| target.is_main);
+    let sidecar = sidecar::plan(
+        spec,
+        main.map(|at| targets[at].container),
+        component,
+        &options,
+        config,
+        main.map(|at| &mut additions[at]),
+        &mut warnings,
+    );
 
     let mut patch = Patch::new();
     // The label says that the pod has something of ours, for whoever looks for
@@ -94,10 +109,14 @@ pub fn decide(pod: &PodView<'_>, entry: Entry, config: &PodConfig) -> Verdict {
                     .any(|mount| &*mount.name == volume.name)
             })
     };
-    if volumes.planned().any(|volume| carries(&volume)) {
+    let has_sidecar = sidecar.is_some() || spec.init_containers().iter().any(is_sidecar);
+    if has_sidecar || volumes.planned().any(|volume| carries(&volume)) {
         label(pod, &mut patch);
     }
     volumes.write(spec, &additions, &mut patch);
+    if let Some(sidecar) = sidecar {
+        sidecar.write(spec, &mut patch);
+    }
     for (target, additions) in targets.iter().zip(additions) {
         additions.write(target.container, &target.slot(), &mut patch);
     }
@@ -121,6 +140,7 @@ struct Target<'p, 'a> {
     list: &'static str,
     index: usize,
     container: &'p Container<'a>,
+    is_main: bool,
 }
 
 impl Target<'_, '_> {
@@ -149,21 +169,24 @@ fn targets<'p, 'a>(
             regular.map(|(index, container)| ("containers", index, container, main == Some(index))),
         );
     let targets = all
+        // The credential proxy has its own, and nothing of Argo CD's.
+        .filter(|(_, _, container, _)| !is_sidecar(container))
         .filter(|(_, _, container, is_main)| {
             let name = &*container.name;
             (*is_main || options.containers.contains(&name))
                 && !options.exclude_containers.contains(&name)
         })
-        .map(|(list, index, container, _)| Target {
+        .map(|(list, index, container, is_main)| Target {
             list,
             index,
             container,
+            is_main,
         })
         .collect();
 
     let known = |name: &str| {
         let mut containers = spec.containers().iter().chain(spec.init_containers());
-        containers.any(|container| &*container.name == name)
+        containers.any(|container| &*container.name == name && !is_sidecar(container))
     };
     let named = options.containers.iter().chain(&options.exclude_containers);
     for name in named.filter(|name| !known(name)) {

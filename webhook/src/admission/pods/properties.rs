@@ -22,14 +22,22 @@ fn any_pod() -> impl Strategy<Value = Value> {
         "/var/run/workload-identity/x",
         "/",
         "/tmp",
+        "/app/config/tls",
+        "/var/run/workload-identity-tls",
     ]);
-    let volume_name =
-        prop::sample::select(vec!["workload-identity", "spiffe-workload-api", "a", "b"]);
+    let volume_name = prop::sample::select(vec![
+        "workload-identity",
+        "spiffe-workload-api",
+        "workload-identity-tls",
+        "a",
+        "b",
+    ]);
     let source = prop::sample::select(vec![
         json!({"emptyDir": {}}),
         json!({"configMap": {"name": "x"}}),
         json!({"csi": {"driver": "csi.spiffe.io"}}),
         json!({"csi": {"driver": "csi.workload-identity.dev"}}),
+        json!({"csi": {"driver": "csi.workload-identity.dev", "volumeAttributes": {"view": "proxy"}}}),
     ]);
     let volumes = prop::collection::btree_map(volume_name.clone(), source, 0..4).prop_map(|map| {
         let named = map.into_iter().map(|(name, mut source)| {
@@ -48,8 +56,16 @@ fn any_pod() -> impl Strategy<Value = Value> {
         json!({"name": "SPIFFE_ENDPOINT_SOCKET", "value": "unix:///run/spire/sockets/a"}),
         json!({"name": "SPIFFE_ENDPOINT_SOCKET", "valueFrom": {}}),
         json!({"name": "OTHER"}),
+        json!({"name": "ARGOCD_TLS_DATA_PATH", "value": "/x"}),
+        json!({"name": "https_proxy", "value": "http://proxy:3128"}),
     ]);
-    let name = prop::sample::select(vec!["argocd-server", "repo-server", "one", "two"]);
+    let name = prop::sample::select(vec![
+        "argocd-server",
+        "repo-server",
+        "one",
+        "two",
+        "credential-proxy",
+    ]);
     let list = |item| prop::option::of(prop::collection::vec(item, 0..4));
     let container = (name, list(env.boxed()), list(mount.boxed()))
         .prop_map(|(name, env, mounts)| json!({"name": name, "env": env, "volumeMounts": mounts}))
@@ -61,7 +77,7 @@ fn any_pod() -> impl Strategy<Value = Value> {
     ]);
     let value = |values: &'static [&'static str]| prop::option::of(prop::sample::select(values));
     let annotations = (
-        value(&["one", "one,two,argocd-server", "none"]),
+        value(&["one", "one,two,argocd-server", "none", "credential-proxy"]),
         value(&["argocd-server", "two"]),
         value(&["true", "false"]),
         value(&["csi", "none", "init-container"]),
@@ -97,8 +113,8 @@ proptest! {
     /// Whatever a pod has: the patch applies, only adds, and a second decision
     /// finds nothing to do and warns of the same.
     #[test]
-    fn a_patched_pod_needs_no_patch(pod in any_pod(), spiffe in any::<bool>()) {
-        let config = PodConfig { spiffe_csi_driver: spiffe };
+    fn a_patched_pod_needs_no_patch(pod in any_pod(), spiffe in any::<bool>(), proxy in any::<bool>()) {
+        let config = PodConfig { spiffe_csi_driver: spiffe, proxy_image: proxy.then(|| "agent:v1".into()) };
         let first = verdict(&pod, Entry::Namespace, &config);
         let patched = apply(&pod, &first);
         let second = verdict(&patched, Entry::Namespace, &config);

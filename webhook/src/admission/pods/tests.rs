@@ -9,9 +9,11 @@ use crate::admission::Outcome;
 
 const WITH_SPIFFE: PodConfig = PodConfig {
     spiffe_csi_driver: true,
+    proxy_image: None,
 };
 const WITHOUT_SPIFFE: PodConfig = PodConfig {
     spiffe_csi_driver: false,
+    proxy_image: None,
 };
 
 pub(super) fn verdict(pod: &Value, entry: Entry, config: &PodConfig) -> Verdict {
@@ -39,7 +41,7 @@ pub(super) fn apply(pod: &Value, verdict: &Verdict) -> Value {
 
 /// Returns the patched pod.
 #[track_caller]
-fn check(name: &str, pod: &Value, entry: Entry, config: &PodConfig) -> Value {
+pub(super) fn check(name: &str, pod: &Value, entry: Entry, config: &PodConfig) -> Value {
     let first = verdict(pod, entry, config);
     insta::assert_json_snapshot!(name, show(&first));
     let patched = apply(pod, &first);
@@ -53,7 +55,7 @@ fn check(name: &str, pod: &Value, entry: Entry, config: &PodConfig) -> Value {
 }
 
 /// A pod in the shape of stock Argo CD's install.yaml.
-fn stock(component: &str) -> Value {
+pub(super) fn stock(component: &str) -> Value {
     let name = format!("argocd-{component}");
     json!({
         "apiVersion": "v1",
@@ -89,14 +91,14 @@ fn stock(component: &str) -> Value {
     })
 }
 
-fn annotate(pod: &mut Value, pairs: &[(&str, &str)]) {
+pub(super) fn annotate(pod: &mut Value, pairs: &[(&str, &str)]) {
     for (name, value) in pairs {
         pod["metadata"]["annotations"][*name] = json!(value);
     }
 }
 
 /// Adds a volume and mounts it in the first container.
-fn mount(pod: &mut Value, volume: Value, path: &str) {
+pub(super) fn mount(pod: &mut Value, volume: Value, path: &str) {
     let name = volume["name"].clone();
     let spec = &mut pod["spec"];
     spec["volumes"].as_array_mut().unwrap().push(volume);
@@ -106,13 +108,13 @@ fn mount(pod: &mut Value, volume: Value, path: &str) {
         .push(json!({"name": name, "mountPath": path}));
 }
 
-fn set_env(pod: &mut Value, name: &str, value: &str) {
+pub(super) fn set_env(pod: &mut Value, name: &str, value: &str) {
     let env = pod["spec"]["containers"][0]["env"].as_array_mut().unwrap();
     env.push(json!({"name": name, "value": value}));
 }
 
 /// The shape that the public guide gives to controller and server.
-fn openshift(component: &str) -> Value {
+pub(super) fn openshift(component: &str) -> Value {
     let mut pod = stock(component);
     pod["metadata"]["labels"]["app.kubernetes.io/name"] =
         json!(format!("openshift-gitops-{component}"));
@@ -136,7 +138,7 @@ fn openshift(component: &str) -> Value {
     pod
 }
 
-fn plugin(name: &str) -> Value {
+pub(super) fn plugin(name: &str) -> Value {
     json!({
         "name": name,
         "command": ["/var/run/argocd/argocd-cmp-server"],

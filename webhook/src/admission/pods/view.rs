@@ -4,6 +4,7 @@
 //! future Kubernetes versions neither cost anything nor get lost.
 
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::admission::{annotations::OurAnnotations, review::Text};
 
@@ -49,6 +50,8 @@ pub(super) struct Labels<'a> {
 pub(super) struct PodSpec<'a> {
     #[serde(default)]
     pub(super) host_network: Option<bool>,
+    #[serde(default)]
+    pub(super) share_process_namespace: Option<bool>,
     #[serde(borrow, default)]
     pub(super) service_account_name: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -85,8 +88,11 @@ pub(super) struct Volume<'a> {
 }
 
 impl Volume<'_> {
+    /// Whether this is the driver's volume for Argo CD's own containers: one
+    /// with another view is the credential proxy's alone.
     pub(super) fn is_of_driver(&self, driver: &str) -> bool {
-        self.csi.as_ref().is_some_and(|csi| &*csi.driver == driver)
+        let csi = self.csi.as_ref();
+        csi.is_some_and(|csi| &*csi.driver == driver && !csi.has_view())
     }
 
     pub(super) fn is_empty_dir(&self) -> bool {
@@ -98,6 +104,22 @@ impl Volume<'_> {
 struct Csi<'a> {
     #[serde(borrow)]
     driver: Text<'a>,
+    #[serde(borrow, default, rename = "volumeAttributes")]
+    attributes: Option<Attributes<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Attributes<'a> {
+    // The name of shared::layout::VIEW_ATTRIBUTE; a test compares them.
+    #[serde(borrow, default)]
+    view: Option<Text<'a>>,
+}
+
+impl Csi<'_> {
+    fn has_view(&self) -> bool {
+        let attributes = self.attributes.as_ref();
+        attributes.is_some_and(|attributes| attributes.view.is_some())
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -127,6 +149,16 @@ impl<'a> Container<'a> {
         words(&self.command) || words(&self.args)
     }
 
+    /// The program that it starts, if the pod says so.
+    pub(super) fn program(&self) -> Option<&str> {
+        self.command.as_ref()?.first().map(|word| &**word)
+    }
+
+    /// The mount at exactly this path.
+    pub(super) fn mount_at(&self, path: &str) -> Option<&VolumeMount<'a>> {
+        self.mounts().iter().find(|mount| mount.path() == path)
+    }
+
     pub(super) fn mounts(&self) -> &[VolumeMount<'a>] {
         self.volume_mounts.as_deref().unwrap_or_default()
     }
@@ -145,6 +177,23 @@ pub(super) struct EnvVar<'a> {
     /// Missing where the value comes from elsewhere (`valueFrom`).
     #[serde(borrow, default)]
     pub(super) value: Option<Text<'a>>,
+    #[serde(borrow, default, rename = "valueFrom")]
+    value_from: Option<&'a RawValue>,
+}
+
+impl EnvVar<'_> {
+    /// The variable for another container of the pod.
+    pub(super) fn to_json(&self) -> Value {
+        let mut variable = json!({"name": &*self.name});
+        if let Some(value) = self.value.as_deref() {
+            variable["value"] = json!(value);
+        }
+        let from = self.value_from.map(RawValue::get);
+        if let Some(Ok(source)) = from.map(serde_json::from_str::<Value>) {
+            variable["valueFrom"] = source;
+        }
+        variable
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -179,6 +228,13 @@ impl VolumeMount<'_> {
             return self.sub_path_expr.as_deref().unwrap_or_default();
         }
         self.sub_path.as_deref().unwrap_or_default()
+    }
+
+    /// Whether what is mounted depends on the container's environment.
+    pub(super) fn has_expression(&self) -> bool {
+        self.sub_path_expr
+            .as_deref()
+            .is_some_and(|path| !path.is_empty())
     }
 
     pub(super) fn is_read_only(&self) -> bool {

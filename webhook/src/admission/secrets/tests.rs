@@ -4,6 +4,7 @@ use serde_json::json;
 use shared::allow_list::AllowList;
 
 use super::{super::Outcome, *};
+use crate::proxy_key::tests::ring;
 
 fn derivation() -> Derivation {
     Derivation {
@@ -11,6 +12,14 @@ fn derivation() -> Derivation {
         allowed_hosts: AllowList::parse("spoke.example.org:6443").unwrap(),
         registry_consumers: vec!["argocd-repo-server".into()],
         cluster_consumers: vec!["argocd-application-controller".into()],
+        proxy_keys: Some(ring(2, Some(1))),
+    }
+}
+
+fn rules() -> SecretRules {
+    SecretRules {
+        derivation: derivation(),
+        credential_proxy: true,
     }
 }
 
@@ -26,12 +35,16 @@ fn secret(label: &str, pairs: &[(&str, &str)]) -> Value {
 }
 
 fn ask(operation: &str, object: &Value, old: Option<&Value>) -> Verdict {
+    ask_with(&rules(), operation, object, old)
+}
+
+fn ask_with(rules: &SecretRules, operation: &str, object: &Value, old: Option<&Value>) -> Verdict {
     let request = json!({
         "uid": "1", "kind": {"group": "", "version": "v1", "kind": "Secret"},
         "namespace": "argocd", "operation": operation, "object": object, "oldObject": old,
     });
     let text = request.to_string();
-    decide(&serde_json::from_str(&text).unwrap(), &derivation())
+    decide(&serde_json::from_str(&text).unwrap(), rules)
 }
 
 /// The Secret as it is stored, and the codes of the warnings. A second pass
@@ -108,10 +121,187 @@ fn the_guides_helm_repository_gets_the_form_that_argo_cd_can_use() {
     assert_eq!(warnings, [Code::UrlRewritten, Code::DriftFromGit]);
 }
 
+fn of_project(project: &str) -> Value {
+    secret("repository", &with(&QUAY, "project", project))
+}
+
 #[test]
-fn a_project_is_told_that_its_delivery_is_not_available() {
-    let (_, warnings) = stored(&secret("repository", &with(&QUAY, "project", "a")), None);
-    assert!(warnings.contains(&Code::DeliveryNotAvailable));
+fn a_project_is_led_to_the_credential_proxy() {
+    let (stored_secret, warnings) = stored(&of_project("a"), None);
+    assert_eq!(warnings, [Code::UrlRewritten, Code::DriftFromGit]);
+    let proxy = text(&stored_secret, "proxy");
+    let key = proxy
+        .strip_prefix("http://example:")
+        .and_then(|rest| rest.strip_suffix("@127.0.0.1:15080"))
+        .unwrap();
+    assert_eq!(key.len(), 43);
+    // What the binding lets in is what the Secret presents.
+    let values = SecretValues::from_base64(
+        stored_secret["data"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str().unwrap())),
+    );
+    let parsed = secrets::parse(SecretKind::Repository, "", &values).unwrap();
+    let spec = derivation()
+        .binding("argocd", "example", &parsed.unwrap())
+        .unwrap();
+    let hash = shared::proxy_view::KeyHash::of(key.as_bytes()).to_hex();
+    assert_eq!(spec.proxy.unwrap().key_sha256[0], hash);
+}
+
+#[test]
+fn another_project_url_or_name_is_another_key() {
+    let (one, _) = stored(&of_project("a"), None);
+    let proxy = |secret: &Value| text(secret, "proxy");
+    let mut other = one.clone();
+    other["data"]["project"] = json!(STANDARD.encode("b"));
+    let (other, _) = stored(&other, Some(&one));
+    assert_ne!(proxy(&other), proxy(&one));
+    let mut moved = one.clone();
+    moved["data"]["url"] = json!(STANDARD.encode("quay.example.org/myorg/others"));
+    let (moved, _) = stored(&moved, Some(&one));
+    assert_ne!(proxy(&moved), proxy(&one));
+    let mut copy = one.clone();
+    copy["metadata"]["name"] = json!("copy");
+    let (copy, _) = stored(&copy, None);
+    assert!(proxy(&copy).starts_with("http://copy:"), "{copy}");
+}
+
+#[test]
+fn a_value_of_the_previous_key_is_renewed() {
+    let before = SecretRules {
+        derivation: Derivation {
+            proxy_keys: Some(ring(1, None)),
+            ..derivation()
+        },
+        ..rules()
+    };
+    let object = of_project("a");
+    let Outcome::Patch(patch) = ask_with(&before, "CREATE", &object, None).outcome else {
+        panic!("no patch")
+    };
+    let mut old = object.clone();
+    json_patch::patch(&mut old, patch.operations()).unwrap();
+    let (renewed, _) = stored(&old, Some(&old));
+    let (fresh, _) = stored(&object, None);
+    assert_ne!(renewed["data"]["proxy"], old["data"]["proxy"]);
+    assert_eq!(renewed["data"]["proxy"], fresh["data"]["proxy"]);
+}
+
+#[test]
+fn our_proxy_goes_when_its_delivery_does() {
+    let (ours, _) = stored(&of_project("a"), None);
+    let without = |name: &str| {
+        let mut object = ours.clone();
+        object["data"].as_object_mut().unwrap().remove(name);
+        object
+    };
+    let off = without("workloadIdentityProvider");
+    for left in [&without("project"), &off] {
+        let (after, _) = stored_or_skipped(left, Some(&ours));
+        assert!(after["data"].get("proxy").is_none(), "{after}");
+    }
+    // One of the user's own, and another Secret's, is not ours to take away.
+    for proxy in ["http://proxy.corp:3128", "http://other:x@127.0.0.1:15080"] {
+        let mut own = off.clone();
+        own["data"]["proxy"] = json!(STANDARD.encode(proxy));
+        let (after, _) = stored_or_skipped(&own, None);
+        assert_eq!(text(&after, "proxy"), proxy);
+    }
+}
+
+/// Like [`stored`], for a Secret that may have no workload identity.
+#[track_caller]
+fn stored_or_skipped(object: &Value, old: Option<&Value>) -> (Value, Verdict) {
+    let verdict = ask("UPDATE", object, old);
+    let mut result = object.clone();
+    match &verdict.outcome {
+        Outcome::Patch(patch) => json_patch::patch(&mut result, patch.operations()).unwrap(),
+        Outcome::Skip(_) => {}
+        denied => panic!("{denied:?}"),
+    }
+    let again = ask("UPDATE", &result, Some(&result));
+    match &again.outcome {
+        Outcome::Patch(patch) => assert!(patch.is_empty(), "{patch:?}"),
+        Outcome::Skip(_) => {}
+        denied => panic!("{denied:?}"),
+    }
+    (result, verdict)
+}
+
+#[test]
+fn a_prefix_gets_a_proxy_too_but_no_project() {
+    let prefix = with(&QUAY, "workloadIdentityDelivery", "proxy");
+    let (stored_secret, _) = stored(&secret("repo-creds", &prefix), None);
+    assert!(text(&stored_secret, "proxy").starts_with("http://example:"));
+    let of_project = secret("repo-creds", &with(&prefix, "project", "a"));
+    assert_eq!(denied(&of_project, None), Code::ProjectIgnored);
+}
+
+#[test]
+fn what_keeps_the_proxy_from_being_of_use_is_said() {
+    let base = with(&QUAY, "project", "a");
+    for (name, value, code) in [
+        ("noProxy", ".corp,.example.org", Code::ProxyBypassed),
+        ("tlsClientCertData", "pem", Code::ClientCertificateUnused),
+    ] {
+        let (_, warnings) = stored(&secret("repository", &with(&base, name, value)), None);
+        assert!(warnings.contains(&code), "{name}: {warnings:?}");
+        let shared = secret("repository", &with(&QUAY, name, value));
+        match ask("CREATE", &shared, None) {
+            Verdict {
+                outcome: Outcome::Deny(error),
+                ..
+            } => {
+                assert_eq!(error.code, Code::StaticCredentialsPresent);
+            }
+            verdict => assert!(verdict.warnings.iter().all(|warning| warning.code != code)),
+        }
+    }
+    let mut object = secret("repository", &with(&base, "tlsClientCertKey", "pem"));
+    object["metadata"]["annotations"] = json!({ REMOVE_STATIC_CREDENTIALS: "true" });
+    let (after, warnings) = stored(&object, None);
+    assert!(after["data"].get("tlsClientCertKey").is_none());
+    assert!(!warnings.contains(&Code::ClientCertificateUnused));
+
+    let nowhere = SecretRules {
+        credential_proxy: false,
+        ..rules()
+    };
+    let verdict = ask_with(&nowhere, "CREATE", &of_project("a"), None);
+    let codes: Vec<_> = verdict
+        .warnings
+        .iter()
+        .map(|warning| warning.code)
+        .collect();
+    assert!(codes.contains(&Code::ProxyNotInstalled), "{codes:?}");
+    assert_eq!(verdict.label().as_str(), "patch");
+}
+
+#[test]
+fn without_a_key_a_new_secret_waits_and_an_old_one_stays() {
+    let keyless = SecretRules {
+        derivation: Derivation {
+            proxy_keys: Some(crate::proxy_key::ProxyKeyring::default()),
+            ..derivation()
+        },
+        ..rules()
+    };
+    let object = of_project("a");
+    match ask_with(&keyless, "CREATE", &object, None).outcome {
+        Outcome::Deny(error) => assert_eq!(error.code, Code::ProxyKeyUnavailable),
+        other => panic!("{other:?}"),
+    }
+    let kept = ask_with(&keyless, "UPDATE", &object, Some(&object));
+    assert_eq!(kept.label().as_str(), "keep");
+    // Nobody else needs one.
+    let shared = secret("repository", &QUAY);
+    assert_eq!(
+        ask_with(&keyless, "CREATE", &shared, None).label().as_str(),
+        "patch"
+    );
 }
 
 #[test]

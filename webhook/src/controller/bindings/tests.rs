@@ -132,6 +132,7 @@ fn a_status_without_expiry_clears_the_old_one() {
     let around = Circumstances {
         problems: &[],
         blocked: None,
+        notices: &[],
         nodes: None,
         service_accounts: None,
     };
@@ -144,4 +145,28 @@ fn a_status_without_expiry_clears_the_old_one() {
     // Server-side apply removes what its owner leaves out.
     assert!(manifest["status"].get("expiresAt").is_none());
     assert!(manifest.get("spec").is_none());
+}
+
+#[test]
+fn a_stolen_proxy_is_said_on_the_secret_and_the_rest_where_a_binding_says_it() {
+    let notice = |code| Named::new(code, "Secret argocd/quay");
+    let all = [notice(Code::ProxyForeign), notice(Code::ProxyNotWritten)];
+    let (owner, spec) = valid();
+    let said = |derived: &Derived| {
+        let (_, problems) = on_secret(derived, &all)?;
+        Some(problems.into_iter().map(|it| it.code).collect::<Vec<_>>())
+    };
+    let valid = Derived::Valid(owner.clone(), spec);
+    assert_eq!(said(&valid), Some(vec![Code::ProxyForeign]));
+    assert_eq!(on_secret(&valid, &all[1..]), None);
+    let unused = Derived::Unused(owner.clone());
+    assert_eq!(
+        said(&unused),
+        Some(vec![Code::ProxyForeign, Code::ProxyNotWritten])
+    );
+    assert_eq!(on_secret(&unused, &[]), None);
+    let invalid = Derived::Invalid(owner, vec![notice(Code::InvalidUrl)]);
+    let expected = vec![Code::InvalidUrl, Code::ProxyForeign, Code::ProxyNotWritten];
+    assert_eq!(said(&invalid), Some(expected));
+    assert_eq!(said(&Derived::Absent), None);
 }

@@ -31,6 +31,7 @@ fn failing(name: &str, state: &str, expires: Option<&str>) -> Value {
 const CALM: Circumstances<'_> = Circumstances {
     problems: &[],
     blocked: None,
+    notices: &[],
     nodes: None,
     service_accounts: None,
 };
@@ -241,4 +242,21 @@ fn messages_are_bounded() {
         verdict.conditions[0].message.chars().count(),
         LONGEST_MESSAGE
     );
+}
+
+#[test]
+fn what_keeps_argo_cd_from_using_it_is_said_after_what_a_node_says() {
+    let notices = [
+        Named::new(Code::ProxyKeyOld, "Secret argocd/quay"),
+        Named::new(Code::ProxyNotInjected, "pod repo-server-1"),
+    ];
+    let around = Circumstances {
+        notices: &notices,
+        ..CALM
+    };
+    let good = binding(json!([node("a", "Ready", Some(LATER))]));
+    let verdict = check(&good, around, ["True ready", "True proxy-key-old"]);
+    assert!(verdict.conditions[1].message.contains("pod repo-server-1"));
+    let bad = binding(json!([failing("a", "Degraded", Some(LATER))]));
+    check(&bad, around, ["True ready", "True robot-not-found"]);
 }

@@ -180,3 +180,74 @@ fn before_all_nodes_are_listed_none_has_vanished() {
     assert_eq!(snapshot(&world, "a").nodes, None);
     assert_eq!(apply(&mut world, Change::Node(Event::InitDone)), ["a"]);
 }
+
+fn pod(event: Event<DynamicObject>) -> Change {
+    Change::Pod("argocd".into(), event)
+}
+
+fn repo_server(name: &str, account: &str, phase: &str, containers: &[&str]) -> DynamicObject {
+    let containers: Vec<_> = containers
+        .iter()
+        .map(|name| json!({"name": name}))
+        .collect();
+    serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "argocd-repo-server"}},
+        "spec": {"serviceAccountName": account, "initContainers": containers},
+        "status": {"phase": phase},
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_repo_server_without_the_proxy_concerns_those_who_need_it() {
+    let mut proxied = quay("p.example.org");
+    proxied["delivery"] = json!("proxy");
+    let mut world = world(vec![
+        object("by-proxy", 1, proxied, json!({})),
+        object("by-file", 2, quay("q.example.org"), json!({})),
+    ]);
+    let running = |containers: &[&str]| {
+        pod(Event::Apply(repo_server(
+            "r",
+            "argocd-repo-server",
+            "Running",
+            containers,
+        )))
+    };
+    let pending = repo_server("r", "argocd-repo-server", "Pending", &[]);
+    assert!(apply(&mut world, pod(Event::Apply(pending))).is_empty());
+    assert_eq!(apply(&mut world, running(&["copyutil"])), ["by-proxy"]);
+    assert!(
+        apply(&mut world, running(&["copyutil"])).is_empty(),
+        "the same again"
+    );
+    let seen = snapshot(&world, "by-proxy");
+    assert_eq!(seen.unproxied, ["r"]);
+    let notice = seen.without_proxy().unwrap();
+    assert_eq!(
+        (notice.code, &*notice.detail),
+        (Code::ProxyNotInjected, "pod r")
+    );
+    assert_eq!(snapshot(&world, "by-file").without_proxy(), None);
+
+    assert_eq!(
+        apply(&mut world, running(&["credential-proxy"])),
+        ["by-proxy"]
+    );
+    assert_eq!(snapshot(&world, "by-proxy").without_proxy(), None);
+    let other = repo_server("other", "someone", "Running", &[]);
+    assert!(apply(&mut world, pod(Event::Apply(other))).is_empty());
+    assert_eq!(apply(&mut world, running(&[])), ["by-proxy"]);
+    let gone = repo_server("r", "argocd-repo-server", "Running", &[]);
+    assert_eq!(apply(&mut world, pod(Event::Delete(gone))), ["by-proxy"]);
+    assert_eq!(snapshot(&world, "by-proxy").without_proxy(), None);
+}
+
+#[test]
+fn every_secret_is_looked_at_when_the_keys_rotate() {
+    let mut world = world(vec![object("a", 1, quay("q.example.org"), json!({}))]);
+    apply(&mut world, secret(Event::Apply(metadata("a"))));
+    apply(&mut world, secret(Event::Apply(metadata("b"))));
+    assert_eq!(apply(&mut world, Change::ProxyKeys), ["a", "b"]);
+}

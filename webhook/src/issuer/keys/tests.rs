@@ -2,7 +2,7 @@ use jsonwebtoken::{DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::issuer::{documents::key_set, keys::secret::REREAD};
+use crate::{issuer::documents::key_set, key_secret::REREAD};
 
 fn key() -> (SigningKey, Zeroizing<String>) {
     SigningKey::generate().unwrap()
@@ -157,7 +157,10 @@ mod source {
         };
         put(pem(&first.1));
         let ring = Keyring::new(source(&cluster).load_or_create().await.unwrap());
-        let follower = tokio::spawn(source(&cluster).follow(ring.clone()));
+        let follower = {
+            let (source, ring) = (source(&cluster), ring.clone());
+            tokio::spawn(source.follow(move |key| ring.replace(key)))
+        };
         put(vec![(SECRET_KEY, "nonsense".to_owned())]);
         tokio::time::sleep(REREAD * 2).await;
         assert_eq!(ring.current().public(), first.0.public());
