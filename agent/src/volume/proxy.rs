@@ -153,11 +153,11 @@ impl Proxy {
 /// starts before it arrives before the credential's `exp`.
 fn credential(lease: &Lease<Credential>) -> Option<ProxyCredential> {
     match &lease.credential {
-        Credential::Basic(basic) => Some(ProxyCredential {
-            username: basic.username.as_str().into(),
-            password: basic.secret.clone(),
-            expires: lease.published_expires_at,
-        }),
+        Credential::Basic(basic) => Some(ProxyCredential::basic_auth(
+            basic.username.as_str(),
+            basic.secret.clone(),
+            lease.published_expires_at,
+        )),
         Credential::Bearer(_) => None,
     }
 }
