@@ -14,124 +14,16 @@
 //!                   error: back off       └──retry within 2 %──────┘
 //!                                          at exp: withdrawn, obtaining
 //! ```
-//!
-//! Two clocks are read, because neither suffices: expiry is a wall-clock time,
-//! but the wall clock may be set back; the monotonic clock is not set, but
-//! stands still while a machine is suspended. A credential is due, and has
-//! expired, as soon as *either* clock says so.
+
+mod lease;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
 use shared::errors::{Code, Named};
 
-/// A reading of both clocks.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// The wall clock.
-    pub wall: Timestamp,
-    /// The monotonic clock, since any fixed start.
-    pub mono: Duration,
-}
-
-/// A credential, fresh from its source.
-#[derive(Debug, Clone)]
-pub struct Fresh<C> {
-    /// The credential.
-    pub credential: C,
-    /// Its real expiry.
-    pub expires_at: Timestamp,
-}
-
-/// A credential and its schedule.
-#[derive(Debug, Clone)]
-pub struct Lease<C> {
-    /// The credential.
-    pub credential: C,
-    /// Its real expiry.
-    pub expires_at: Timestamp,
-    /// What clients are told: earlier than `expires_at`, later than the refresh.
-    pub published_expires_at: Timestamp,
-    /// When it was obtained.
-    pub obtained_at: Timestamp,
-    refresh: Instant,
-    expiry: Instant,
-    life: Duration,
-    serial: u64,
-}
-
-/// The same instant on both clocks, as they stood when it was computed.
-#[derive(Debug, Clone, Copy)]
-struct Instant {
-    wall: Timestamp,
-    mono: Duration,
-}
-
-impl Instant {
-    fn after(now: Now, wait: Duration) -> Self {
-        let wall = SignedDuration::try_from(wait)
-            .ok()
-            .and_then(|wait| now.wall.checked_add(wait).ok())
-            .unwrap_or(Timestamp::MAX);
-        Self {
-            wall,
-            mono: now.mono.saturating_add(wait),
-        }
-    }
-
-    fn reached(self, now: Now) -> bool {
-        now.wall >= self.wall || now.mono >= self.mono
-    }
-}
-
-/// Lives from here on are renewed at half-life: a registry outage of hours
-/// must fit between the first attempt and the expiry (12 h tokens of ECR).
-const LONG_LIFE: Duration = Duration::from_secs(6 * 3600);
-/// First wait after a failure while there is no credential to lose.
-const COLD_FIRST: Duration = Duration::from_millis(500);
-/// Longest wait while there is no credential.
-const COLD_CAP: Duration = Duration::from_secs(30);
-/// Longest wait before a refused holder is asked for again.
-const REFUSED_CAP: Duration = Duration::from_secs(120);
-/// Longest wait between retries, whatever the life.
-const WARM_CAP: Duration = Duration::from_secs(300);
-/// A renewed credential is used for at least this long, whatever its life.
-const SHORTEST_USE: Duration = Duration::from_millis(500);
-/// Bounds of one attempt's deadline.
-const DEADLINE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
-
-impl<C> Lease<C> {
-    /// `None` when the credential has expired on arrival.
-    fn new(fresh: Fresh<C>, now: Now, jitter: f64, serial: u64) -> Option<Self> {
-        let life = Duration::try_from(fresh.expires_at.duration_since(now.wall)).ok()?;
-        if life.is_zero() {
-            return None;
-        }
-        let latest = if life >= LONG_LIFE { 0.50 } else { 0.80 };
-        let wait = life.mul_f64(latest - 0.05 * jitter.clamp(0.0, 1.0));
-        let margin = life.mul_f64(0.10).min(Duration::from_secs(60));
-        Some(Self {
-            credential: fresh.credential,
-            expires_at: fresh.expires_at,
-            published_expires_at: Instant::after(now, life - margin).wall,
-            obtained_at: now.wall,
-            refresh: Instant::after(now, wait.max(SHORTEST_USE)),
-            // The token's own `exp` on the wall clock, not a sum that may round.
-            expiry: Instant {
-                wall: fresh.expires_at,
-                mono: now.mono.saturating_add(life),
-            },
-            life,
-            serial,
-        })
-    }
-
-    /// Whether the credential must no longer be used.
-    pub fn expired(&self, now: Now) -> bool {
-        self.expiry.reached(now)
-    }
-}
+use lease::{COLD_CAP, LONGEST_ATTEMPT, REFUSED_CAP, cold_wait};
+pub use lease::{Fresh, Lease, Now};
 
 /// What happens to the machine.
 #[derive(Debug)]
@@ -401,7 +293,7 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
                 Err(error) => {
                     holding.failures = holding.failures.saturating_add(1);
                     let wait = match &holding.held {
-                        Some(held) => warm_wait(held.life, holding.failures, jitter),
+                        Some(held) => held.retry_after(holding.failures, jitter),
                         None => cold_wait(REFUSED_CAP, holding.failures, jitter),
                     };
                     holding.retry_at = now.mono + wait;
@@ -441,7 +333,7 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
             failed => {
                 self.failures = self.failures.saturating_add(1);
                 let wait = match &self.lease {
-                    Some(lease) => warm_wait(lease.life, self.failures, jitter),
+                    Some(lease) => lease.retry_after(self.failures, jitter),
                     None => cold_wait(COLD_CAP, self.failures, jitter),
                 };
                 self.retry_at = now.mono + wait;
@@ -496,10 +388,7 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
     }
 
     fn deadline(&self) -> Duration {
-        let (shortest, longest) = DEADLINE;
-        self.lease.as_ref().map_or(longest, |lease| {
-            lease.life.mul_f64(0.02).clamp(shortest, longest)
-        })
+        self.lease.as_ref().map_or(LONGEST_ATTEMPT, Lease::deadline)
     }
 
     fn wake_at(&self) -> Option<Duration> {
@@ -521,25 +410,6 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
             .filter(|_| self.in_flight.is_none());
         expiries.chain(attempts).min()
     }
-}
-
-/// The wait after a failure while a credential of this life is still good:
-/// an eighth of 2 % of the life, doubled per failure, at most 2 %.
-fn warm_wait(life: Duration, failures: u32, jitter: f64) -> Duration {
-    let cap = life.mul_f64(0.02).min(WARM_CAP);
-    back_off(cap / 8, cap, failures, jitter)
-}
-
-/// The wait after a failure while there is nothing to lose.
-fn cold_wait(cap: Duration, failures: u32, jitter: f64) -> Duration {
-    back_off(COLD_FIRST, cap, failures, jitter)
-}
-
-fn back_off(first: Duration, cap: Duration, failures: u32, jitter: f64) -> Duration {
-    let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(20));
-    doubled
-        .min(cap)
-        .mul_f64(1.0 - 0.25 * jitter.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use jiff::Timestamp;
+
 use super::*;
 
 type M = Machine<&'static str, &'static str, u32>;
