@@ -107,11 +107,7 @@ async fn the_proxys_file_of_an_earlier_process_wakes_the_engine() {
     let binding = proxied("prod", 1);
     let route = Route::of("prod", &binding.spec, binding.spec.proxy.as_ref().unwrap()).unwrap();
     let expires = Timestamp::from_second(START + 45).unwrap();
-    let credential = proxy_view::ProxyCredential {
-        username: "robot".into(),
-        password: "secret".into(),
-        expires,
-    };
+    let credential = proxy_view::ProxyCredential::basic_auth("robot", "secret", expires);
     let document = route.document(AllowList::default(), Some(credential));
     let bytes = proxy_view::render(&document).unwrap();
     std::fs::write(agent.proxy.path().join("prod.json"), &bytes).unwrap();

@@ -33,6 +33,9 @@ pub const ISSUER_HOST: &str = "identity.example.test";
 /// Trust domain of every identity.
 pub const TRUST_DOMAIN: &str = "example.test";
 
+/// What the manifests name; the process tier has its programs without images.
+const PROXY_IMAGE: &str = "argocd-identity-agent:dev";
+
 const READY: Duration = Duration::from_secs(60);
 /// Names of the two processes, and of their log files.
 const CONTROL_PLANE: &str = "argocd-identity";
@@ -190,6 +193,7 @@ impl Installation {
             .env("ARGOCD_IDENTITY_IDENTITY_ADDRESS", listen(plan.identity))
             .env("ARGOCD_IDENTITY_ISSUER_ADDRESS", listen(plan.issuer))
             .env("ARGOCD_IDENTITY_METRICS_ADDRESS", listen(plan.metrics))
+            .env("ARGOCD_IDENTITY_PROXY_IMAGE", PROXY_IMAGE)
             .envs(options.environment.iter().copied());
         let mut control_plane =
             Process::start(CONTROL_PLANE, &mut start_control_plane, &plan.folder)?;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
-use shared::proxy_view::{self, ProxyBinding};
+use shared::proxy_view::{self, ProxyBinding, ProxySecret};
 
 use super::*;
 use crate::demand::tests::{change, proxied};
@@ -94,11 +94,11 @@ fn the_proxy_knows_a_binding_before_and_after_its_credential() {
     let Credential::Basic(basic) = &lease.credential else {
         panic!("not basic")
     };
-    assert_eq!(credential.username.expose_secret(), basic.username);
-    assert_eq!(
-        credential.password.expose_secret(),
-        basic.secret.expose_secret()
-    );
+    let ProxySecret::Basic { username, password } = &credential.secret else {
+        panic!("a certificate")
+    };
+    assert_eq!(username.expose_secret(), basic.username);
+    assert_eq!(password.expose_secret(), basic.secret.expose_secret());
     check.reconcile(Some(&[(&prod, None)]), 100);
     assert_eq!(check.shown(), [file("prod", None)]);
     check.reconcile(Some(&[]), 101);

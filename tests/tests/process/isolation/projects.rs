@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use harness::argocd::Component;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
+use shared::proxy_view::ProxySecret;
 
 use super::memory;
 use super::side::{Side, viewed};
@@ -112,7 +113,10 @@ async fn nothing_of_it_is_elsewhere(scene: &Scene, tenant: &Tenant) -> Result<()
     let mut robots = BTreeSet::new();
     for name in ["two-prod", "two-staging"] {
         let credential = viewed(scene, name)?.credential.context("no credential")?;
-        robots.insert(credential.password.expose_secret().to_owned());
+        let ProxySecret::Basic { password, .. } = credential.secret else {
+            bail!("{name} has a certificate");
+        };
+        robots.insert(password.expose_secret().to_owned());
     }
     nothing_has(scene, &robots).await?;
 
