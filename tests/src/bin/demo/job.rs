@@ -167,7 +167,7 @@ async fn refused(applications: &Applications) -> Result<String> {
             .find(|it| it.starts_with("ComparisonError"));
         let error = error.with_context(|| format!("{report}"))?.trim();
         ensure!(
-            ["401", "unauthorized", "denied"]
+            ["401", "403", "unauthorized", "denied"]
                 .iter()
                 .any(|word| error.to_ascii_lowercase().contains(word)),
             "{error}"
