@@ -60,10 +60,13 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
+    use crate::parse::target::Authority;
 
     fn key() -> TokenKey {
         TokenKey {
             binding: "a".into(),
+            project: None,
+            target: Authority::parse("quay.test").unwrap(),
             repository: None,
         }
     }
