@@ -60,10 +60,13 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
+    use crate::parse::target::Authority;
 
     fn key() -> TokenKey {
         TokenKey {
             binding: "a".into(),
+            project: None,
+            target: Authority::parse("quay.test").unwrap(),
             repository: None,
         }
     }
@@ -86,7 +89,9 @@ mod tests {
                 outcome.map(|token| token.expose_secret().to_owned())
             };
             let open = async { gate.notify_one() };
-            let (a, b, c, ()) = tokio::join!(join(), join(), join(), open);
+            let all = async { tokio::join!(join(), join(), join(), open) };
+            let all = tokio::time::timeout(Duration::from_secs(10), all).await;
+            let (a, b, c, ()) = all.unwrap();
             assert_eq!(a.is_err(), fails);
             assert_eq!((&a, &a), (&b, &c));
             assert_eq!(runs.load(Ordering::SeqCst), number);

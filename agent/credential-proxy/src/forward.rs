@@ -96,6 +96,8 @@ impl Proxy {
         };
         let key = TokenKey {
             binding: selected.binding.name.clone(),
+            project: selected.binding.project.clone(),
+            target: tunnel.target.clone(),
             repository: selected.repository.map(str::to_owned),
         };
         let (binding, credential) = self.credential(selected.binding).await?;

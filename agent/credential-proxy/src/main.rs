@@ -6,11 +6,5 @@ use std::process::ExitCode;
 async fn main() -> ExitCode {
     // The one crypto provider of the process; an error means that one is set.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match credential_proxy::run::main().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("credential-proxy: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    credential_proxy::run::main().await
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,14 +78,30 @@ struct Options {
 }
 
 /// Runs the program. Needs a crypto provider to be installed.
-///
-/// # Errors
-/// When it cannot start, or the probe fails.
-pub async fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
-        Command::Run(options) => run(options).await,
-        Command::Ready(place) => ready(&place),
+pub async fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run(options) => {
+            log();
+            let outcome = run(options).await;
+            outcome.map_err(|error| tracing::error!(error = format!("{error:#}"), "ended"))
+        }
+        // For kubelet's event, not for a log.
+        Command::Ready(place) => ready(&place).map_err(|error| eprintln!("{error:#}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(()) => ExitCode::FAILURE,
     }
+}
+
+fn log() {
+    tracing_subscriber::fmt()
+        .json()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 fn ready(place: &Place) -> anyhow::Result<()> {
@@ -98,13 +115,6 @@ fn ready(place: &Place) -> anyhow::Result<()> {
 }
 
 async fn run(options: Options) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
     ensure!(
         options.place.listen.ip().is_loopback(),
         "--listen {}: the proxy serves its own pod only",

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 
+use crate::parse::target::Authority;
+
 /// What the token specification says where an answer has no `expires_in`.
 pub const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 /// No token is kept longer.
@@ -18,6 +20,10 @@ const MOST: usize = 1024;
 pub struct TokenKey {
     /// The binding whose credential fetched it.
     pub binding: String,
+    /// Its project and host then: a Secret may move, and its tokens stay behind.
+    pub project: Option<String>,
+    /// The host that gets the token.
+    pub target: Authority,
     /// The repository; none for the registry itself.
     pub repository: Option<String>,
 }
@@ -72,6 +78,8 @@ mod tests {
     fn key(binding: &str, repository: &str) -> TokenKey {
         TokenKey {
             binding: binding.into(),
+            project: None,
+            target: Authority::parse("quay.test").unwrap(),
             repository: Some(repository.into()),
         }
     }

@@ -155,6 +155,7 @@ impl Upstream {
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .pool_max_idle_per_host(16)
             .http1_max_buf_size(LARGEST_HEAD)
+            .http2_max_header_list_size(LARGEST_HEAD as u32)
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .build(dialer);

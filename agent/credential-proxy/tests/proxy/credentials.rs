@@ -173,6 +173,33 @@ async fn requests_that_need_the_same_token_share_one_fetch() {
 }
 
 #[tokio::test]
+async fn a_token_stays_with_the_host_that_it_is_for_when_the_secret_moves() {
+    let authority = Authority::new();
+    let good = Arc::new(AtomicUsize::new(1));
+    let (before, after) = (
+        registry(&authority, good.clone()).await,
+        registry(&authority, good).await,
+    );
+    let (old, new) = (before.at("localhost"), after.at("localhost"));
+    let world = World::start(&authority, &[binding("a", &old, "a")]).await;
+    let path = "/v2/a/x/manifests/1";
+    assert_eq!(world.get(&old, "a", path).await.status, 200);
+    world.write(&binding("a", &new, "a"));
+    let mut bindings = world.bindings.clone();
+    let followed = tokio::time::timeout(
+        Duration::from_secs(10),
+        bindings.wait_for(|seen| {
+            let found = seen.find("a");
+            found.is_some_and(|it| it.target.to_string() == new)
+        }),
+    );
+    followed.await.unwrap().unwrap();
+    assert_eq!(world.get(&new, "a", path).await.status, 200);
+    let first = &after.seen()[0];
+    assert_eq!((first.path.as_str(), &first.authorization), (path, &None));
+}
+
+#[tokio::test]
 async fn a_realm_on_another_host_needs_permission() {
     let authority = Authority::new();
     let realm = Server::start(&authority, |_| text(200, "{\"access_token\":\"t\"}")).await;

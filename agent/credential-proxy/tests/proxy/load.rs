@@ -250,3 +250,21 @@ async fn after_sigterm_a_running_transfer_ends_and_nobody_else_comes_in() {
     assert!(ended.success());
     drop(idle);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_sigterm_a_transfer_that_does_not_end_is_cut() {
+    let authority = Authority::new();
+    let server = registry(&authority, "http/1.1", Arc::default()).await;
+    let target = server.at("localhost");
+    let mut program = Program::with(&authority, &target, "warn", &["--grace", "1"]).await;
+    let stalled = program.ask(&target, "/v2/a/blobs/100").await;
+    program.terminate();
+    let deadline = Instant::now() + DEADLINE;
+    while program.ended().is_none() {
+        assert!(Instant::now() < deadline, "it does not end");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let log = fs::read_to_string(program.path("log")).unwrap();
+    assert!(log.contains("still running, and cut"), "{log}");
+    drop(stalled);
+}

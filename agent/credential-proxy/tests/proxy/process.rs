@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use shared::proxy_view;
@@ -35,11 +36,16 @@ impl Drop for Program {
 
 impl Program {
     pub(crate) async fn start(authority: &Authority, target: &str) -> Self {
-        Self::logging(authority, target, "warn").await
+        Self::with(authority, target, "warn", &[]).await
     }
 
     /// Its log is `log` in its folder.
-    pub(crate) async fn logging(authority: &Authority, target: &str, level: &str) -> Self {
+    pub(crate) async fn with(
+        authority: &Authority,
+        target: &str,
+        level: &str,
+        options: &[&str],
+    ) -> Self {
         let root = tempfile::tempdir().unwrap();
         for folder in ["state", "view", "source", "tls"] {
             fs::create_dir(root.path().join(folder)).unwrap();
@@ -60,6 +66,7 @@ impl Program {
             .arg(root.path().join("source"))
             .arg("--tls-data")
             .arg(root.path().join("tls"))
+            .args(options)
             .env("RUST_LOG", level)
             .stdout(Stdio::null())
             .stderr(fs::File::create(root.path().join("log")).unwrap())
@@ -102,9 +109,8 @@ impl Program {
     }
 
     pub(crate) fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        let killed = Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(killed.unwrap().success());
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM).unwrap();
     }
 
     pub(crate) async fn tls(&self, target: &str) -> TlsStream<TcpStream> {

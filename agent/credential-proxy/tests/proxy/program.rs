@@ -141,7 +141,7 @@ async fn the_log_is_json_and_has_no_secret_at_any_level() {
         })
         .await;
         let target = server.at("localhost");
-        let program = Program::logging(&authority, &target, "trace").await;
+        let program = Program::with(&authority, &target, "trace", &[]).await;
         let request = format!(
             "GET /v2/a/manifests/1 HTTP/1.1\r\nHost: {target}\r\nX-Port: {}\r\n\
              Authorization: Basic aW5oZXJpdGVk\r\nConnection: close\r\n\r\n",

@@ -81,6 +81,28 @@ async fn a_client_that_closes_its_half_still_gets_the_answer() {
 }
 
 #[tokio::test]
+async fn each_half_of_a_blind_tunnel_ends_by_itself() {
+    let authority = Authority::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let echo = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut sent = String::new();
+        stream.read_to_string(&mut sent).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+    });
+    let world = World::start(&authority, &[binding("a", "quay.test", "a")]).await;
+    let (mut stream, answer) = world.connect(&target, "a:a-key").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    stream.write_all(b"not even TLS").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "not even TLS");
+    echo.await.unwrap();
+}
+
+#[tokio::test]
 async fn slow_and_silent_connections_do_not_stop_others() {
     let authority = Authority::new();
     let server = Server::start(&authority, |_| text(200, "manifest")).await;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use credential_proxy::authorize::Bindings;
 use credential_proxy::ca::Ca;
 use credential_proxy::environment::Environment;
 use credential_proxy::forward::Proxy;
@@ -250,6 +251,7 @@ pub(crate) struct World {
     pub(crate) address: SocketAddr,
     pub(crate) folders: Folders,
     ca: String,
+    pub(crate) bindings: watch::Receiver<Arc<Bindings>>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) served: JoinHandle<()>,
     _root: TempDir,
@@ -286,6 +288,7 @@ impl World {
         let (mut follower, followed) = Follower::new(folders.clone(), &pem, String::new());
         follower.round().unwrap();
         let upstream = Upstream::new(environment, vec![authority.der()]);
+        let bindings = followed.bindings.clone();
         let proxy = Proxy::new(followed, ca, upstream, Duration::from_secs(3));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -297,6 +300,7 @@ impl World {
             address,
             folders,
             ca: pem,
+            bindings,
             stop,
             served,
             _root: root,
