@@ -2,6 +2,7 @@
 
 mod clusters;
 mod outage;
+mod proxy_key;
 mod refusals;
 mod values;
 
@@ -30,6 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(clusters::cases());
     cases.extend(refusals::cases());
     cases.extend(outage::cases());
+    cases.extend(proxy_key::cases());
     cases
 }
 
