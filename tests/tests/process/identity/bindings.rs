@@ -72,7 +72,7 @@ async fn there_is_no_such_secret(scene: &Scene) -> Result<()> {
 /// The identity API needs no key of the credential proxy.
 async fn what_the_credential_proxy_delivers_is_issued(scene: &Scene) -> Result<()> {
     let bench = Bench::new(scene, "proxied").await?;
-    let name = "identity-proxied";
+    let name = "identity-of-a-project";
     let changes = [("project", "team-a")];
     let stored: Value = serde_json::from_str(&repository(name, &changes))?;
     bench.rest.create(&secrets(ARGOCD), &stored).await?;
