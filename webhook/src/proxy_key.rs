@@ -28,6 +28,8 @@ pub const PREVIOUS: &str = "previous";
 /// As long as the output of SHA-256 (RFC 2104 section 3).
 const LENGTH: usize = 32;
 const LONGEST: usize = 1024;
+/// 32 bytes in base64 without padding.
+const KEY_LENGTH: usize = 43;
 /// Tells these keys from anything else that might be made with the same key.
 const PURPOSE: &[u8] = b"argocd-workload-identity proxy v1";
 
@@ -161,6 +163,19 @@ pub fn names(proxy: &str) -> Option<String> {
     let (_, port) = PROXY_ADDRESS.rsplit_once(':')?;
     let is_ours = is_here && url.port().is_some_and(|found| found.to_string() == port);
     is_ours.then(|| url.username().to_owned())
+}
+
+/// The Secret for which a webhook of ours, with whatever key, wrote this value.
+/// Narrower than [`names`]: what is written any other way is for the API
+/// server's policy to judge, and nothing that may be overwritten.
+pub fn written_for(proxy: &str) -> Option<&str> {
+    let rest = proxy.strip_prefix("http://")?;
+    let rest = rest.strip_suffix(PROXY_ADDRESS)?.strip_suffix('@')?;
+    let (name, key) = rest.split_once(':')?;
+    let is_key = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
+    let is_name = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
+    let fits = key.len() == KEY_LENGTH && key.bytes().all(is_key) && name.bytes().all(is_name);
+    fits.then_some(name)
 }
 
 fn value(subject: &Subject<'_>, key: &str) -> Zeroizing<String> {

@@ -2,6 +2,7 @@
 
 mod clusters;
 mod outage;
+mod proxy_key;
 mod refusals;
 mod values;
 
@@ -30,6 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(clusters::cases());
     cases.extend(refusals::cases());
     cases.extend(outage::cases());
+    cases.extend(proxy_key::cases());
     cases
 }
 
@@ -73,7 +75,7 @@ async fn repositories_of_every_kind(scene: &Scene) -> Result<()> {
     let bare = format!("{host}/prod/charts");
     // Name, label, changes to the guide's form, codes of the warnings.
     type Row<'r> = (&'r str, &'r str, &'r [(&'r str, &'r str)], &'r [&'r str]);
-    let table: [Row<'_>; 8] = [
+    let table: [Row<'_>; 9] = [
         (
             "helm-oci",
             "repository",
@@ -100,31 +102,46 @@ async fn repositories_of_every_kind(scene: &Scene) -> Result<()> {
                 ("enableOCI", "true"),
                 ("project", "production"),
             ],
-            &["delivery-not-available"],
+            &["proxy-not-installed"],
         ),
         (
             "native-oci",
             "repository",
             &[("type", "oci"), ("url", &oci)],
-            &["delivery-not-available"],
+            &["proxy-not-installed"],
         ),
         (
             "helm-http",
             "repository",
             &[("url", &https)],
-            &["delivery-not-available"],
+            &["proxy-not-installed"],
         ),
         (
             "git",
             "repository",
             &[("type", "git"), ("url", &https)],
-            &["delivery-not-available"],
+            &["proxy-not-installed"],
         ),
         (
             "prefix",
             "repo-creds",
             &[("url", &bare), ("enableOCI", "true")],
             &[],
+        ),
+        // Argo CD's repositories below it inherit the proxy.
+        (
+            "prefix-by-proxy",
+            "repo-creds",
+            &[
+                ("url", &bare),
+                ("enableOCI", "true"),
+                ("workloadIdentityDelivery", "proxy"),
+                (
+                    "workloadIdentityUpstreamProxy",
+                    "http://proxy.example.test:3128",
+                ),
+            ],
+            &["proxy-not-installed"],
         ),
     ];
     for (name, label, changes, warnings) in table {

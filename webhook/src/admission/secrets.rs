@@ -314,25 +314,23 @@ impl Rewrite {
         };
         let url = secret.written_url();
         let subject = derive::subject(namespace, name, secret, &url);
-        match keys.judge(written, &subject) {
-            Written::Current => {}
-            Written::Own => {
-                let detail = format!("{object}, key {}", key::PROXY);
-                return Err(vec![Named::new(Code::ProxyConflict, detail)]);
-            }
-            // Another Secret's value comes along when a Secret is copied.
-            Written::Nothing | Written::Previous | Written::Stale | Written::Another => {
-                let value = keys.value(&subject);
-                self.data.insert(key::PROXY, STANDARD.encode(&*value));
-            }
+        if keys.judge(written, &subject) == Written::Current {
+            return Ok(());
         }
+        // Another Secret's value comes along when a Secret is copied.
+        if written.is_some_and(|written| proxy_key::written_for(written).is_none()) {
+            let detail = format!("{object}, key {}", key::PROXY);
+            return Err(vec![Named::new(Code::ProxyConflict, detail)]);
+        }
+        let value = keys.value(&subject);
+        self.data.insert(key::PROXY, STANDARD.encode(&*value));
         Ok(())
     }
 
     /// Takes away a value of ours that nothing needs any more; `None` where
     /// there is none.
     fn without_proxy(written: Option<&str>, name: &str) -> Option<Self> {
-        let named = written.and_then(proxy_key::names)?;
+        let named = written.and_then(proxy_key::written_for)?;
         (named == name).then(|| Self {
             removed: vec![key::PROXY],
             ..Self::default()

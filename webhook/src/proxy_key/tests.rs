@@ -132,6 +132,25 @@ fn what_is_written_is_judged() {
 }
 
 #[test]
+fn only_what_a_webhook_writes_may_be_overwritten() {
+    let key = "k".repeat(43);
+    let fits = format!("http://mine:{key}@127.0.0.1:15080");
+    assert_eq!(written_for(&fits), Some("mine"));
+    for (from, to) in [
+        ("mine", "mine@theirs"),
+        ("mine", "mine:x"),
+        ("kkk@", "@"),
+        ("kkk@", "kk%@"),
+        ("http", "https"),
+        ("127.0.0.1", "localhost"),
+        ("15080", "15080/"),
+    ] {
+        let other = fits.replace(from, to);
+        assert_eq!(written_for(&other), None, "{other}");
+    }
+}
+
+#[test]
 fn a_key_is_32_bytes_at_least_and_never_shown() {
     assert!(ProxyKeys::new(&[1; 31], None).is_err());
     assert!(ProxyKeys::new(&[1; 32], Some(b"short")).is_err());
@@ -186,6 +205,7 @@ proptest! {
     #[test]
     fn no_text_panics(text in "\\PC{0,60}") {
         names(&text);
+        written_for(&text);
     }
 
     #[test]
@@ -195,5 +215,6 @@ proptest! {
         let value = keys.value(&subject);
         prop_assert_eq!(keys.judge(Some(&value), &subject), Written::Current);
         prop_assert_eq!(names(&value), Some(name.clone()));
+        prop_assert_eq!(written_for(&value), Some(&*name));
     }
 }

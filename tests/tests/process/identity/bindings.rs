@@ -27,6 +27,7 @@ const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/argocd-identity/lea
 pub(super) fn cases() -> Vec<Case> {
     vec![
         shared!(there_is_no_such_secret),
+        shared!(what_the_credential_proxy_delivers_is_issued),
         shared!(what_cannot_be_delivered_is_not_issued),
         exclusive!(secrets_that_admission_has_not_seen),
         exclusive!(bindings_edited_by_hand),
@@ -68,20 +69,33 @@ async fn there_is_no_such_secret(scene: &Scene) -> Result<()> {
     bench.close().await
 }
 
+/// The identity API needs no key of the credential proxy.
+async fn what_the_credential_proxy_delivers_is_issued(scene: &Scene) -> Result<()> {
+    let bench = Bench::new(scene, "proxied").await?;
+    let name = "identity-of-a-project";
+    let changes = [("project", "team-a")];
+    let stored: Value = serde_json::from_str(&repository(name, &changes))?;
+    bench.rest.create(&secrets(ARGOCD), &stored).await?;
+    let ask = Ask {
+        binding: name.to_owned(),
+        ..bench.granted()
+    };
+    let granted = bench.api.ask(&ask).await?.granted()?;
+    let subject = "/ns/argocd/sa/argocd-project-team-a";
+    ensure!(
+        granted.spiffe_id.ends_with(subject),
+        "{}",
+        granted.spiffe_id
+    );
+    let path = format!("{}/{name}", secrets(ARGOCD));
+    bench.rest.delete(&path).await?;
+    bench.close().await
+}
+
 async fn what_cannot_be_delivered_is_not_issued(scene: &Scene) -> Result<()> {
     let bench = Bench::new(scene, "undelivered").await?;
     let rest = &bench.rest;
     for (name, changes, code) in [
-        (
-            "identity-project",
-            ("project", "team-a"),
-            Code::DeliveryNotAvailable,
-        ),
-        (
-            "identity-proxy",
-            ("workloadIdentityDelivery", "proxy"),
-            Code::DeliveryNotAvailable,
-        ),
         (
             "identity-x509",
             ("workloadIdentityCredential", "SpiffeCertificate"),

@@ -17,7 +17,7 @@ use shared::secrets::SECRET_TYPE;
 use super::bench::refused;
 use crate::api::Rest;
 use crate::case::{Case, shared};
-use crate::identity::bench::secrets;
+use crate::identity::bench::{repository, secrets};
 use crate::scene::Scene;
 
 /// What the policy says.
@@ -27,6 +27,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         shared!(another_secrets_proxy_is_refused_in_every_spelling),
         shared!(its_own_and_those_elsewhere_are_allowed),
+        shared!(what_the_webhook_writes_is_allowed),
         shared!(every_way_to_write_it_is_judged),
         shared!(long_values),
     ]
@@ -86,6 +87,29 @@ async fn its_own_and_those_elsewhere_are_allowed(scene: &Scene) -> Result<()> {
     ] {
         let created = bench.create("mine", value).await;
         created.with_context(|| value.to_owned())?;
+    }
+    Ok(())
+}
+
+/// Whatever name a Secret has, and wherever its values come from.
+async fn what_the_webhook_writes_is_allowed(scene: &Scene) -> Result<()> {
+    let bench = Bench::new(scene, "policies-proxy-webhook").await?;
+    let longest = vec!["n".repeat(63); 3].join(".");
+    for name in ["mine", "1.2-a", &longest] {
+        let theirs = format!("http://theirs:{}@127.0.0.1:15080", "k".repeat(43));
+        let changes = [("workloadIdentityDelivery", "proxy"), ("proxy", &theirs)];
+        for changes in [&changes[..1], &changes[..]] {
+            let text = repository("mine", changes);
+            let mut object: Value = serde_json::from_str(&text)?;
+            object["metadata"]["name"] = json!(name);
+            object["metadata"]["namespace"] = json!("policies-proxy-webhook");
+            let written = bench.rest.try_create(&bench.path, &object).await?.object;
+            let proxy = written["data"]["proxy"].as_str().context("no proxy")?;
+            let proxy = String::from_utf8(STANDARD.decode(proxy)?)?;
+            let (user, host) = proxy.rsplit_once('@').context("no user")?;
+            ensure!(host == "127.0.0.1:15080", "{host}");
+            ensure!(user.starts_with(&format!("http://{name}:")), "{name}");
+        }
     }
     Ok(())
 }

@@ -133,6 +133,13 @@ async fn bad_repository_values_are_refused(scene: &Scene) -> Result<()> {
             ],
         ),
         (
+            Code::UpstreamProxyInvalid,
+            &[(
+                "workloadIdentityUpstreamProxy",
+                "http://me:hunter2@proxy.example.test:3128",
+            )],
+        ),
+        (
             Code::DeliveryRefused,
             &[
                 ("workloadIdentityDelivery", "docker-config"),

@@ -101,7 +101,7 @@ pub(super) fn stored(secret: &Value) -> Result<Values> {
     .collect()
 }
 
-/// Values and warnings for a snapshot, without this run's ports.
+/// Values and warnings for a snapshot, without this run's ports and keys.
 pub(super) fn shown(scene: &Scene, stored: &Values, warnings: &[String]) -> Value {
     let (quay, remote) = (
         scene.around.targets.quay.host(),
@@ -114,8 +114,22 @@ pub(super) fn shown(scene: &Scene, stored: &Values, warnings: &[String]) -> Valu
     };
     let data: BTreeMap<_, _> = stored
         .iter()
-        .map(|(key, value)| (key, stable(value)))
+        .map(|(key, value)| match key.as_str() {
+            "proxy" => (key, without_key(value)),
+            _ => (key, stable(value)),
+        })
         .collect();
     let warnings: Vec<_> = warnings.iter().map(|warning| stable(warning)).collect();
     json!({ "data": data, "warnings": warnings })
+}
+
+/// A proxy without its password.
+fn without_key(proxy: &str) -> String {
+    let Some((user, host)) = proxy.rsplit_once('@') else {
+        return proxy.to_owned();
+    };
+    match user.rsplit_once(':') {
+        Some((user, key)) => format!("{user}:[{} characters]@{host}", key.len()),
+        None => proxy.to_owned(),
+    }
 }

@@ -204,7 +204,8 @@ fn our_proxy_goes_when_its_delivery_does() {
         assert!(after["data"].get("proxy").is_none(), "{after}");
     }
     // One of the user's own, and another Secret's, is not ours to take away.
-    for proxy in ["http://proxy.corp:3128", "http://other:x@127.0.0.1:15080"] {
+    let others = format!("http://other:{}@127.0.0.1:15080", "k".repeat(43));
+    for proxy in ["http://proxy.corp:3128", &others] {
         let mut own = off.clone();
         own["data"]["proxy"] = json!(STANDARD.encode(proxy));
         let (after, _) = stored_or_skipped(&own, None);
