@@ -17,7 +17,8 @@ pub struct Bindings(BTreeMap<String, ProxyBinding>);
 /// What becomes of a CONNECT.
 #[derive(Debug, Clone, Copy)]
 pub enum Route<'a> {
-    /// The host is this binding's: TLS ends here.
+    /// The host is this binding's, and that one is of the presenting one's
+    /// project: TLS ends here.
     Terminate(&'a ProxyBinding),
     /// Nobody bound the host: bytes pass as they are, on this binding's behalf.
     Tunnel(&'a ProxyBinding),
@@ -41,22 +42,37 @@ impl Bindings {
         self.0.get(name)
     }
 
+    /// Whether the key opens the binding that it is presented for.
+    pub fn knows(&self, presented: &Presented) -> bool {
+        self.presented(presented).is_ok()
+    }
+
     /// Decides on a CONNECT to `target`. A blind tunnel, too, needs the key of
     /// some binding.
+    ///
+    /// A key opens every host of its binding's project: Argo CD builds the
+    /// dependencies of a chart with the proxy of the chart's own repository.
     ///
     /// # Errors
     /// [`Code::ProxyBindingUnknown`], [`Code::ProxyKeyRejected`], and
     /// [`Code::ProxyHostMismatch`] where `target` is bound, but by others.
     pub fn authorize(&self, presented: &Presented, target: &Authority) -> Result<Route<'_>, Named> {
         let binding = self.presented(presented)?;
-        if Authority::from(&binding.target) == *target {
-            return Ok(Route::Terminate(binding));
+        let mut on_target = self
+            .iter()
+            .filter(|it| Authority::from(&it.target) == *target)
+            .peekable();
+        if on_target.peek().is_none() {
+            return Ok(Route::Tunnel(binding));
         }
-        if self.is_bound(target) {
-            let detail = format!("binding {}, host {target}", binding.name);
-            return Err(Named::new(Code::ProxyHostMismatch, detail));
-        }
-        Ok(Route::Tunnel(binding))
+        on_target
+            .filter(|it| it.project == binding.project)
+            .max_by_key(|it| it.name == binding.name)
+            .map(Route::Terminate)
+            .ok_or_else(|| {
+                let detail = format!("binding {}, host {target}", binding.name);
+                Named::new(Code::ProxyHostMismatch, detail)
+            })
     }
 
     /// Decides on a plain HTTP request to `target`: the binding on whose behalf
@@ -93,11 +109,6 @@ impl Bindings {
             return Err(Named::new(Code::ProxyKeyRejected, detail()));
         }
         Ok(binding)
-    }
-
-    fn is_bound(&self, target: &Authority) -> bool {
-        self.iter()
-            .any(|binding| Authority::from(&binding.target) == *target)
     }
 }
 

@@ -19,7 +19,7 @@ use shared::errors::{Code, Named};
 use shared::proxy_view::{ProxyBinding, ProxyCredential, ProxySecret};
 use zeroize::Zeroizing;
 
-use crate::authorize::Route;
+use crate::authorize::{Bindings, Route};
 use crate::ca::Ca;
 use crate::flights::Flights;
 use crate::parse::authorization::Presented;
@@ -29,6 +29,9 @@ use crate::sync::Followed;
 use crate::tokens::{TokenKey, Tokens};
 use crate::upstream::{Reach, Upstream};
 use crate::{Body, headers, realm, scope};
+
+/// The way of a new binding from its Secret to here takes a second or two.
+const NEWS: Duration = Duration::from_secs(10);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -69,6 +72,17 @@ impl Proxy {
             flights: Flights::default(),
             basic: Mutex::default(),
         }
+    }
+
+    /// The bindings of now, or, where a key is of none of them, of soon: Argo CD
+    /// may see a new Secret before the agent does, and remembers a failure for
+    /// minutes.
+    pub(crate) async fn bindings_for(&self, presented: &Presented) -> Arc<Bindings> {
+        let mut bindings = self.followed.bindings.clone();
+        let wait = self.wait.min(NEWS);
+        let known = bindings.wait_for(|seen| seen.knows(presented));
+        let _ = tokio::time::timeout(wait, known).await;
+        bindings.borrow().clone()
     }
 
     pub(crate) async fn forward(
@@ -147,7 +161,7 @@ impl Proxy {
         let detail = || format!("binding {}", binding.name);
         let missing = || Named::new(Code::CredentialMissing, detail());
         let mut bindings = self.followed.bindings.clone();
-        let present = |seen: &Arc<crate::authorize::Bindings>| {
+        let present = |seen: &Arc<Bindings>| {
             let current = seen.find(&binding.name)?;
             // The Secret may have moved meanwhile: this request was not
             // authorised for anything but what it saw.

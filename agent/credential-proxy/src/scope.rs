@@ -27,17 +27,21 @@ pub fn select<'a>(
     method: &Method,
     path: &'a str,
 ) -> Option<Selected<'a>> {
-    if own.kind == ProxyKind::Oci && path.trim_end_matches('/') == "/v2" {
-        return reads(own.kind, method).then_some(Selected {
-            binding: own,
-            repository: None,
-        });
-    }
-    let repository = registry_repository(path);
-    bindings
+    let candidates = bindings
         .iter()
         .filter(|it| it.target == own.target && it.project == own.project)
-        .filter(|it| it.kind == own.kind && reads(it.kind, method))
+        .filter(|it| reads(it.kind, method));
+    if path.trim_end_matches('/') == "/v2" {
+        return candidates
+            .filter(|it| it.kind == ProxyKind::Oci)
+            .max_by_key(|it| it.name == own.name)
+            .map(|binding| Selected {
+                binding,
+                repository: None,
+            });
+    }
+    let repository = registry_repository(path);
+    candidates
         .filter(|it| match it.kind {
             ProxyKind::Oci => repository.is_some_and(|name| covers(&it.path, name)),
             ProxyKind::HelmHttp | ProxyKind::Git => covers(&it.path, &path[1..]),

@@ -145,7 +145,7 @@ async fn answer(
     }
     let target = target::absolute(request.method(), request.uri(), request.headers())?;
     let presented = authorization::parse(request.headers())?;
-    let bindings = proxy.followed.bindings.borrow().clone();
+    let bindings = proxy.bindings_for(&presented).await;
     let binding = bindings.authorize_plain(&presented, &target)?;
     plain::forward(&proxy.upstream, binding, &target, request).await
 }
@@ -158,7 +158,7 @@ async fn connect(
 ) -> Result<Response<Body>, Named> {
     let target = target::connect(request.method(), request.uri(), request.headers())?;
     let presented = authorization::parse(request.headers())?;
-    let bindings = proxy.followed.bindings.borrow().clone();
+    let bindings = proxy.bindings_for(&presented).await;
     let upgrade = hyper::upgrade::on(&mut request);
     match bindings.authorize(&presented, &target)? {
         Route::Terminate(_) => {
