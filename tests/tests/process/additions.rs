@@ -52,6 +52,11 @@ fn compare(
             }
         }
         _ if before == after => {}
+        // The API server works it out from the requests of all containers, and
+        // the credential proxy has some.
+        _ if place == "/status/qosClass" => {
+            found.insert(place, after.clone());
+        }
         _ => bail!("{place} was {before} and is {after}"),
     }
     Ok(())
