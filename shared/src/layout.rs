@@ -65,6 +65,13 @@ pub const PROXY_STATE_PATH: &str = "/var/run/credential-proxy";
 pub const TLS_DATA_VOLUME_NAME: &str = "workload-identity-tls";
 /// Where both containers mount that volume; the value of `ARGOCD_TLS_DATA_PATH`.
 pub const TLS_DATA_PATH: &str = "/var/run/workload-identity-tls";
+/// Folder in that volume with nothing but the proxy's own authority. No host can
+/// have a file of this name.
+pub const AUTHORITY_DIR: &str = "_authority";
+/// The authority's file in that folder.
+pub const AUTHORITY_FILE: &str = "ca.pem";
+/// Where Argo CD's image has the roots that every program trusts.
+pub const SYSTEM_CERTIFICATES_PATH: &str = "/etc/ssl/certs";
 /// The credential proxy's address in the pod's network.
 pub const PROXY_ADDRESS: &str = "127.0.0.1:15080";
 /// Name of the upstream SPIFFE CSI driver.

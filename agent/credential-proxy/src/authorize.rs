@@ -143,6 +143,8 @@ pub(crate) mod tests {
         rotating.keys.push(KeyHash::of(b"next"));
         [
             binding("a", "a", "quay.test", "a"),
+            binding("a-more", "a", "quay.test", "a/more"),
+            binding("a-code", "a", "code.test", "a"),
             binding("b", "b", "other.test:8443", "b"),
             rotating,
         ]
@@ -164,7 +166,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_key_opens_its_own_binding_on_its_own_host() {
+    fn a_key_opens_the_hosts_of_its_project() {
         assert_eq!(ask("a", "a-key", "quay.test:443"), Ok(Some("a".into())));
         assert_eq!(ask("a", "a-key", "cdn.test:443"), Ok(None));
         assert_eq!(ask("a", "a-key", "quay.test:8443"), Ok(None));
@@ -184,6 +186,9 @@ pub(crate) mod tests {
             ask("a", "a-key", "other.test:8443"),
             Err(Code::ProxyHostMismatch)
         );
+        // The dependencies of a chart: other hosts of the same project.
+        assert_eq!(ask("a", "a-key", "code.test"), Ok(Some("a-code".into())));
+        assert_eq!(ask("b", "b-key", "code.test"), Err(Code::ProxyHostMismatch));
         for key in ["rotating-key", "next"] {
             assert_eq!(
                 ask("rotating", key, "git.test"),

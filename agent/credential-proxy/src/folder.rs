@@ -10,6 +10,7 @@ use std::path::Path;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls_pki_types::CertificateDer;
+use shared::layout::{AUTHORITY_DIR, AUTHORITY_FILE};
 
 /// What the folder shall hold: file name → content. Pure.
 pub fn plan(
@@ -78,6 +79,18 @@ pub fn write(folder: &Path, files: &BTreeMap<String, Vec<u8>>) -> io::Result<usi
     Ok(changes)
 }
 
+/// Puts the pod's own CA into a folder of its own, for programs that Argo CD
+/// starts without naming a file: Helm, when it builds dependencies.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_authority(folder: &Path, ca: &str) -> io::Result<()> {
+    let folder = folder.join(AUTHORITY_DIR);
+    fs::create_dir_all(&folder)?;
+    let files = BTreeMap::from([(AUTHORITY_FILE.to_owned(), ca.as_bytes().to_vec())]);
+    write(&folder, &files).map(drop)
+}
+
 /// Certificates as PEM text.
 pub fn pem(certificates: &[CertificateDer<'_>]) -> String {
     let mut text = String::new();
@@ -104,6 +117,16 @@ mod tests {
         let owned =
             |(name, content): &(&str, &str)| ((*name).to_owned(), content.as_bytes().to_vec());
         pairs.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn the_authority_stays_beside_the_hosts() {
+        let root = tempfile::tempdir().unwrap();
+        write_authority(root.path(), "ca").unwrap();
+        write(root.path(), &files(&[("quay.test", "bundle")])).unwrap();
+        write(root.path(), &files(&[])).unwrap();
+        let file = root.path().join(AUTHORITY_DIR).join(AUTHORITY_FILE);
+        assert_eq!(fs::read(file).unwrap(), b"ca");
     }
 
     #[test]

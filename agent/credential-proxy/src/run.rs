@@ -66,7 +66,7 @@ struct Options {
     /// The mounted argocd-tls-certs-cm.
     #[arg(long, default_value = "/app/config/tls")]
     tls_source: PathBuf,
-    /// The folder that ARGOCD_TLS_DATA_PATH names in Argo CD's container.
+    /// The folder that ARGOCD_TLS_DATA_PATH names in Argo CD's container; SSL_CERT_DIR names its folder _authority.
     #[arg(long)]
     tls_data: PathBuf,
     /// How many seconds a request waits for the first credential.
@@ -131,6 +131,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
         source: options.tls_source,
         tls_data: options.tls_data,
     };
+    folder::write_authority(&folders.tls_data, ca.pem())
+        .with_context(|| format!("--tls-data {}", folders.tls_data.display()))?;
     let (mut follower, followed) = Follower::new(folders, ca.pem(), folder::pem(&system));
     // Empty is fine; absent means that the volume is not mounted.
     follower.round().context("first look at the folders")?;

@@ -161,6 +161,9 @@ mod tests {
         ] {
             assert_eq!(ask("git", Method::POST, path), git, "{path}");
         }
+        let registry = Some(("org".to_owned(), Some("org".to_owned())));
+        assert_eq!(ask("git", Method::GET, "/v2/org/manifests/1"), registry);
+        assert_eq!(ask("git", Method::POST, "/v2/org/manifests/1"), None);
         for path in ["/org/repository/x", "/org/repo.github/x", "/org", "/"] {
             assert_eq!(ask("git", Method::GET, path), None, "{path}");
         }

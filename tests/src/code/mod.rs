@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::extract::{Request as HttpRequest, State};
+use axum::http::StatusCode;
 use axum::http::header::WWW_AUTHENTICATE;
-use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
@@ -166,33 +166,23 @@ impl Drop for CodeHost {
 
 async fn answer(State(gate): State<Arc<Gate>>, request: HttpRequest) -> Response {
     let path = request.uri().path().to_owned();
-    let (robot, response) = match gate.admit(request.headers(), &path) {
-        Ok(robot) => {
-            let answered = relay(&gate.client, &gate.apache, &gate.host, request).await;
-            (Some(robot), answered)
+    let robot = gate.accounts.robot(request.headers());
+    // `/<service>/<team>/…`
+    let file = path.splitn(3, '/').nth(2).unwrap_or_default();
+    let response = match &robot {
+        None => {
+            let challenge = [(WWW_AUTHENTICATE, "Basic realm=\"code\"")];
+            (StatusCode::UNAUTHORIZED, challenge).into_response()
         }
-        Err((robot, refusal)) => (robot, refusal),
+        Some(robot) if robot.may_read(file) => {
+            relay(&gate.client, &gate.apache, &gate.host, request).await
+        }
+        Some(_) => StatusCode::FORBIDDEN.into_response(),
     };
     lock(&gate.journal).push(Request {
         path,
-        robot,
+        robot: robot.map(|robot| robot.name),
         status: response.status().as_u16(),
     });
     response
-}
-
-impl Gate {
-    /// The robot that may read what is at `path`: `/<service>/<team>/…`.
-    fn admit(&self, headers: &HeaderMap, path: &str) -> Result<String, (Option<String>, Response)> {
-        let Some(robot) = self.accounts.robot(headers) else {
-            let challenge = [(WWW_AUTHENTICATE, "Basic realm=\"code\"")];
-            return Err((None, (StatusCode::UNAUTHORIZED, challenge).into_response()));
-        };
-        let file = path.splitn(3, '/').nth(2).unwrap_or_default();
-        if robot.may_read(file) {
-            Ok(robot.name)
-        } else {
-            Err((Some(robot.name), StatusCode::FORBIDDEN.into_response()))
-        }
-    }
 }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use shared::layout;
 use shared::proxy_view;
 use tokio::io::AsyncWriteExt;
 
@@ -110,7 +111,11 @@ fn an_empty_view_is_ready_and_an_absent_one_is_named() {
 
     fs::create_dir(root.path().join("view")).unwrap();
     let _running = start(root.path(), &listen);
-    assert_eq!(fs::read_dir(root.path().join("tls")).unwrap().count(), 0);
+    let certificates: Vec<_> = fs::read_dir(root.path().join("tls"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(certificates, [layout::AUTHORITY_DIR]);
     // What comes later is followed.
     let view = proxy_view::render(&binding("a", "quay.test", "a")).unwrap();
     fs::write(root.path().join("view/a.json"), &view).unwrap();

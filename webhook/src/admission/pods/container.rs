@@ -17,6 +17,7 @@ use super::{
 use crate::admission::patch::{Patch, Slot};
 
 const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
+const SSL_CERT_DIR: &str = "SSL_CERT_DIR";
 const SPIFFE_ENDPOINT_SOCKET: &str = "SPIFFE_ENDPOINT_SOCKET";
 
 /// What the containers of the pod shall have.
@@ -143,6 +144,16 @@ pub(super) fn proxied(
         additions.mount(CERTIFICATES, path, "");
     }
     Ok(())
+}
+
+/// Adds the folders of trusted authorities. A setting of the user's stays: then
+/// only what reads [`CERTIFICATES_VARIABLE`] trusts the credential proxy.
+pub(super) fn trusting(
+    container: &Container<'_>,
+    folders: &str,
+    additions: &mut Additions,
+) -> Result<(), Named> {
+    set_unless_other(container, SSL_CERT_DIR, folders, additions)
 }
 
 fn set_unless_other(

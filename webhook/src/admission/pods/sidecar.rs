@@ -10,9 +10,9 @@ use shared::{
     annotations::{Component, PodOptions},
     errors::{Code, Named},
     layout::{
-        CSI_DRIVER, PROXY_CONTAINER, PROXY_PROGRAM, PROXY_STATE_PATH, PROXY_STATE_VOLUME_NAME,
-        PROXY_VIEW, PROXY_VIEW_PATH, PROXY_VOLUME_NAME, TLS_DATA_PATH, TLS_DATA_VOLUME_NAME,
-        VIEW_ATTRIBUTE,
+        AUTHORITY_DIR, CSI_DRIVER, PROXY_CONTAINER, PROXY_PROGRAM, PROXY_STATE_PATH,
+        PROXY_STATE_VOLUME_NAME, PROXY_VIEW, PROXY_VIEW_PATH, PROXY_VOLUME_NAME,
+        SYSTEM_CERTIFICATES_PATH, TLS_DATA_PATH, TLS_DATA_VOLUME_NAME, VIEW_ATTRIBUTE,
     },
 };
 
@@ -69,10 +69,14 @@ pub(super) fn plan(
         return None;
     }
     match fits(spec, main).and_then(|()| container::proxied(main, spec, additions)) {
-        Ok(()) => Some(Sidecar {
-            container: sidecar(image, main),
-            volumes: volumes(),
-        }),
+        Ok(()) => {
+            let trusted = container::trusting(main, &trusted_folders(), additions);
+            warnings.extend(trusted.err());
+            Some(Sidecar {
+                container: sidecar(image, main),
+                volumes: volumes(),
+            })
+        }
         Err(conflict) => {
             warnings.push(conflict);
             None
@@ -124,6 +128,12 @@ pub(super) const CERTIFICATES: PlannedVolume<'static> = PlannedVolume {
 /// The variable that leads Argo CD to them, and its value.
 pub(super) const CERTIFICATES_VARIABLE: (&str, &str) = (ARGOCD_TLS_DATA_PATH, TLS_DATA_PATH);
 
+/// What programs trust that Argo CD starts without naming a file (Helm, when it
+/// builds dependencies): Go reads `SSL_CERT_DIR` at each program's start.
+fn trusted_folders() -> String {
+    format!("{SYSTEM_CERTIFICATES_PATH}:{TLS_DATA_PATH}/{AUTHORITY_DIR}")
+}
+
 fn sidecar(image: &str, main: &Container<'_>) -> Value {
     let mut mounts = vec![
         json!({"name": PROXY_VOLUME_NAME, "mountPath": PROXY_VIEW_PATH, "readOnly": true}),
@@ -168,7 +178,7 @@ fn sidecar(image: &str, main: &Container<'_>) -> Value {
         "resources": {
             // An autoscaler by CPU needs a request of every container.
             "requests": {"cpu": "10m", "memory": "32Mi"},
-            "limits": {"memory": "256Mi"},
+            "limits": {"memory": "512Mi"},
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts,
