@@ -102,25 +102,20 @@ async fn repositories_of_every_kind(scene: &Scene) -> Result<()> {
                 ("enableOCI", "true"),
                 ("project", "production"),
             ],
-            &["proxy-not-installed"],
+            &[],
         ),
         (
             "native-oci",
             "repository",
             &[("type", "oci"), ("url", &oci)],
-            &["proxy-not-installed"],
+            &[],
         ),
-        (
-            "helm-http",
-            "repository",
-            &[("url", &https)],
-            &["proxy-not-installed"],
-        ),
+        ("helm-http", "repository", &[("url", &https)], &[]),
         (
             "git",
             "repository",
             &[("type", "git"), ("url", &https)],
-            &["proxy-not-installed"],
+            &[],
         ),
         (
             "prefix",
@@ -141,7 +136,7 @@ async fn repositories_of_every_kind(scene: &Scene) -> Result<()> {
                     "http://proxy.example.test:3128",
                 ),
             ],
-            &["proxy-not-installed"],
+            &[],
         ),
     ];
     for (name, label, changes, warnings) in table {

@@ -3,9 +3,10 @@
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
+use shared::annotations::PROXY;
 
 use super::bench::Bench;
-use super::pods::{mount, push, set_env, with_guides_volumes};
+use super::pods::{annotate, mount, push, set_env, with_guides_volumes};
 use crate::api::codes;
 use crate::case::{Case, shared};
 use crate::scene::Scene;
@@ -129,6 +130,7 @@ async fn what_serves_the_same_purpose_is_used(scene: &Scene) -> Result<()> {
         "DOCKER_CONFIG",
         "/var/run/workload-identity/docker",
     )?;
+    annotate(&mut pod, &[(PROXY, "false")]);
     let tried = bench.check(&pod).await?;
     ensure!(tried.warnings.is_empty(), "{tried:?}");
     let label = "/metadata/labels/workload-identity.dev~1injected";

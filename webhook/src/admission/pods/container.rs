@@ -147,13 +147,12 @@ pub(super) fn proxied(
 }
 
 /// Adds the folders of trusted authorities. A setting of the user's stays: then
-/// only what reads [`CERTIFICATES_VARIABLE`] trusts the credential proxy.
-pub(super) fn trusting(
-    container: &Container<'_>,
-    folders: &str,
-    additions: &mut Additions,
-) -> Result<(), Named> {
-    set_unless_other(container, SSL_CERT_DIR, folders, additions)
+/// only what reads [`CERTIFICATES_VARIABLE`] trusts the credential proxy, which
+/// is all but Helm's building of dependencies.
+pub(super) fn trusting(container: &Container<'_>, folders: &str, additions: &mut Additions) {
+    if container.variable(SSL_CERT_DIR).is_none() {
+        additions.set(SSL_CERT_DIR, folders);
+    }
 }
 
 fn set_unless_other(

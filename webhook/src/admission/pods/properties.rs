@@ -57,6 +57,7 @@ fn any_pod() -> impl Strategy<Value = Value> {
         json!({"name": "SPIFFE_ENDPOINT_SOCKET", "valueFrom": {}}),
         json!({"name": "OTHER"}),
         json!({"name": "ARGOCD_TLS_DATA_PATH", "value": "/x"}),
+        json!({"name": "SSL_CERT_DIR", "value": "/x"}),
         json!({"name": "https_proxy", "value": "http://proxy:3128"}),
     ]);
     let name = prop::sample::select(vec![

@@ -70,8 +70,7 @@ pub(super) fn plan(
     }
     match fits(spec, main).and_then(|()| container::proxied(main, spec, additions)) {
         Ok(()) => {
-            let trusted = container::trusting(main, &trusted_folders(), additions);
-            warnings.extend(trusted.err());
+            container::trusting(main, &trusted_folders(), additions);
             Some(Sidecar {
                 container: sidecar(image, main),
                 volumes: volumes(),
@@ -100,8 +99,14 @@ fn fits(spec: &PodSpec<'_>, main: &Container<'_>) -> Result<(), Named> {
         PROXY_STATE_VOLUME_NAME,
         TLS_DATA_VOLUME_NAME,
     ];
+    // Also a mount of a volume that is not there yet: ours would come to be in it.
+    let mounts = || {
+        let containers = spec.containers().iter().chain(spec.init_containers());
+        containers.flat_map(Container::mounts)
+    };
     for name in ours {
-        if spec.volumes().iter().any(|volume| &*volume.name == name) {
+        let is_volume = spec.volumes().iter().any(|volume| &*volume.name == name);
+        if is_volume || mounts().any(|mount| &*mount.name == name) {
             let detail = format!("volume `{name}`; the credential proxy was left out");
             return Err(Named::new(Code::VolumeConflict, detail));
         }

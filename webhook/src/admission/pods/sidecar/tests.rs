@@ -7,7 +7,7 @@ use crate::admission::{
     Outcome, Verdict,
     pods::{
         Entry, PodConfig,
-        tests::{annotate, check, mount, openshift, plugin, set_env, stock, verdict},
+        tests::{annotate, apply, check, mount, openshift, plugin, set_env, stock, verdict},
     },
 };
 use shared::{
@@ -114,7 +114,31 @@ fn proxies_of_the_environment_are_the_sidecars_too() {
 }
 
 #[test]
+fn trusted_folders_of_the_users_own_stay() {
+    let mut pod = stock("repo-server");
+    set_env(&mut pod, "SSL_CERT_DIR", "/my/roots");
+    let verdict = verdict(&pod, Entry::Namespace, &config());
+    assert_eq!(verdict.warnings, []);
+    let patched = apply(&pod, &verdict);
+    assert!(sidecar(&patched).is_some());
+    let env = patched["spec"]["containers"][0]["env"].as_array().unwrap();
+    let values: Vec<_> = env
+        .iter()
+        .filter(|it| it["name"] == "SSL_CERT_DIR")
+        .map(|it| &it["value"])
+        .collect();
+    assert_eq!(values, ["/my/roots"]);
+}
+
+#[test]
 fn what_stands_in_the_way_is_named_and_nothing_is_half_done() {
+    // It would come to have the credentials.
+    let mut pod = stock("repo-server");
+    let dangling = json!({"name": "workload-identity-proxy", "mountPath": "/x"});
+    let mounts = &mut pod["spec"]["containers"][0]["volumeMounts"];
+    mounts.as_array_mut().unwrap().push(dangling);
+    assert_eq!(left_out(&pod), Code::VolumeConflict);
+
     let mut pod = stock("repo-server");
     pod["spec"]["shareProcessNamespace"] = json!(true);
     assert_eq!(left_out(&pod), Code::SharedProcessNamespace);
