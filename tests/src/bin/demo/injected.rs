@@ -85,6 +85,17 @@ fn additions(template: &PodSpec, pod: &PodSpec) -> Vec<String> {
             lines.push(format!("volume {} ({})", volume.name, csi.driver));
         }
     }
+    let known: BTreeSet<_> = template
+        .init_containers
+        .iter()
+        .flatten()
+        .map(|it| &it.name)
+        .collect();
+    for container in pod.init_containers.iter().flatten() {
+        if !known.contains(&container.name) {
+            lines.push(format!("sidecar {}", container.name));
+        }
+    }
     for container in &pod.containers {
         let before = template
             .containers

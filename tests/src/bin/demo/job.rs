@@ -31,6 +31,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(30);
 /// Both teams call it the same; only its folder tells them apart.
 const CHART: &str = "demo";
 const VERSION: &str = "1.0.0";
+/// Of production's chart, and never deployed by it: what Argo CD has in its cache it serves to every project.
+const NEXT_VERSION: &str = "1.1.0";
 const TEAMS: [Team; 2] = [PRODUCTION, STAGING];
 /// The Application that asks for what is not its team's.
 const CROSS: &str = "staging-reads-production";
@@ -46,10 +48,18 @@ fn chart(team: Team) -> Chart<'static> {
     }
 }
 
+fn next_chart(team: Team) -> Chart<'static> {
+    Chart {
+        version: NEXT_VERSION,
+        ..chart(team)
+    }
+}
+
 /// Publishes each team's chart, and lets Argo CD's identity into the remote cluster.
 pub(crate) async fn publish(story: &mut Story, targets: &Targets, peers: &Peers) -> Result<()> {
     for team in TEAMS {
         team.publish(targets, peers, &chart(team))?;
+        team.publish(targets, peers, &next_chart(team))?;
         targets.admit_to_remote(team.project).await?;
         let anonymous = anonymous_pull(targets, team).await?;
         story.step(format!(
@@ -115,12 +125,10 @@ pub(crate) async fn sync(
         ));
     }
     applications
-        .apply(&STAGING.helm_application(targets, CROSS, PRODUCTION, &chart(PRODUCTION)))
+        .apply(&STAGING.helm_application(targets, CROSS, PRODUCTION, &next_chart(PRODUCTION)))
         .await?;
     let refusal = refused(applications).await?;
-    story.step(format!(
-        "Application {CROSS}, staging's, is refused: {refusal}"
-    ));
+    story.step(format!("Application {CROSS} is refused: {refusal}"));
     for team in TEAMS {
         let pulls = pulls(targets, team)?;
         story.step(format!(

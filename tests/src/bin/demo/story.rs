@@ -78,7 +78,7 @@ impl Story {
 
     fn print_table(&self) {
         let row = |a: &str, b: &str, c: &str, d: &str| {
-            say(format_args!("{a:<38}  {b:<66}  {c:<20}  {d}"))
+            say(format_args!("{a:<43}  {b:<66}  {c:<20}  {d}"))
         };
         say("");
         row("TARGET", "IDENTITY", "EXPIRES", "ROTATIONS");

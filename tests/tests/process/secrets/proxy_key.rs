@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use harness::bindings::{self, has_condition};
 use harness::installation::NAMESPACE;
 use harness::process::wait_until;
+use harness::quay::{self, Robot};
 use harness::scene::ARGOCD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -27,13 +28,26 @@ pub(super) fn cases() -> Vec<Case> {
 /// The control plane reads the key every 30 seconds.
 const LIMIT: Duration = Duration::from_secs(90);
 const NAME: &str = "proxy-key-rotation";
+const ROBOT: &str = "team+rotation";
 const DEGRADED: &str = "Degraded";
 
 async fn a_key_is_rotated_with_overlap(scene: &mut Scene) -> Result<()> {
     let rest = scene.rest()?;
     let api = bindings::api(scene.client()?, ARGOCD);
     let one = format!("{}/{NAME}", collection(ARGOCD));
-    let secret: Value = serde_json::from_str(&repository(NAME, &[("project", "team-a")]))?;
+    // One that works, so that its conditions speak of the key alone where Argo CD runs.
+    let quay = &scene.around.targets.quay;
+    let identity = harness::targets::identity("argocd-project-team-a");
+    let issuer = scene.around.plan.issuer_url();
+    quay.add_robot(Robot::federated(ROBOT, issuer, identity, &["team/"]));
+    let values = [
+        ("project", "team-a"),
+        ("url", &format!("{}/team/charts", quay.host())),
+        ("workloadIdentityAudience", quay::HOST),
+        ("workloadIdentityRegistryAuthURL", &quay.federation_url()),
+        ("workloadIdentityRegistryUsername", ROBOT),
+    ];
+    let secret: Value = serde_json::from_str(&repository(NAME, &values))?;
     let hashes = |count: usize| {
         let api = &api;
         let what = format!("{count} hashes in binding {NAME}");
