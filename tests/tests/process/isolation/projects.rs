@@ -50,10 +50,14 @@ async fn two_projects_on_one_host(scene: &Scene) -> Result<()> {
             PRODUCTION.repository(&tenant, "helm", &charts(PRODUCTION)),
         ),
         ("two-staging", STAGING.repository(&tenant, "oci", &artifact)),
-        // Staging's own Secret for production's folder: the identity stays staging's.
+        // Each one's own Secret for the other's folder: the identity stays its own.
         (
             "two-staging-prod",
             STAGING.repository(&tenant, "helm", &charts(PRODUCTION)),
+        ),
+        (
+            "two-prod-staging",
+            PRODUCTION.repository(&tenant, "oci", &artifact),
         ),
     ];
     for (name, values) in &secrets {
@@ -70,14 +74,21 @@ async fn two_projects_on_one_host(scene: &Scene) -> Result<()> {
     let production = PRODUCTION.application(&tenant, "two-production", helm.clone());
     let production = Application::create(scene, &production).await?;
     production.is_good(0).await?;
-    let staging = STAGING.application(&tenant, "two-staging", native);
+    let staging = STAGING.application(&tenant, "two-staging", native.clone());
     let staging = Application::create(scene, &staging).await?;
     staging.is_good(0).await?;
 
-    let refused = STAGING.application(&tenant, "two-refused", helm);
-    let refused = Application::create(scene, &refused).await?;
-    let error = refused.fails().await?;
-    ensure!(error.contains(DENIED), "{error}");
+    let mut applications = vec![production, staging];
+    for (side, name, source) in [
+        (STAGING, "two-refused-helm", helm),
+        (PRODUCTION, "two-refused-oci", native),
+    ] {
+        let refused = side.application(&tenant, name, source);
+        let refused = Application::create(scene, &refused).await?;
+        let error = refused.fails().await?;
+        ensure!(error.contains(DENIED), "{error}");
+        applications.push(refused);
+    }
 
     for side in [PRODUCTION, STAGING] {
         let served = side.served(&tenant);
@@ -98,7 +109,7 @@ async fn two_projects_on_one_host(scene: &Scene) -> Result<()> {
     );
 
     nothing_of_it_is_elsewhere(scene, &tenant).await?;
-    for application in [production, staging, refused] {
+    for application in applications {
         application.delete().await?;
     }
     for (name, _) in &secrets {
