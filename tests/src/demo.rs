@@ -1,5 +1,6 @@
 //! The demo as somebody who has just cloned the project runs it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,6 +16,8 @@ use crate::sandbox::{self, control_groups};
 
 /// Said when components run.
 const BEGUN: &str = "published ";
+/// Said of what another project may not have.
+const REFUSED: &str = " is refused: ";
 /// Time until then, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -62,14 +65,19 @@ pub async fn ends_well(program: &str, arguments: &[&str], folder: &Path) -> Resu
     for step in &report.steps {
         ensure!(said.contains(&step.what), "{step:?} was not told");
     }
-    ensure!(report.credentials.len() == 2, "{report:?}");
+    let refusal = report.steps.iter().find(|it| it.what.contains(REFUSED));
+    ensure!(refusal.is_some(), "nobody was refused: {report:?}");
+    // Two projects and the remote cluster, each with an identity of its own.
+    let identities: BTreeSet<_> = report.credentials.iter().map(|it| &it.identity).collect();
+    ensure!(identities.len() == 3, "{report:?}");
+    ensure!(report.credentials.len() == 3, "{report:?}");
     for credential in &report.credentials {
         let is_whole = !credential.target.is_empty()
             && credential.identity.starts_with("spiffe://")
             && credential.expires.ends_with('Z');
         ensure!(is_whole, "{credential:?}");
     }
-    // It waits for the registry's; the cluster's may outlive it.
+    // It waits for the first registry's; the others may outlive it.
     let mut registries = report
         .credentials
         .iter()
