@@ -2,7 +2,7 @@
 //! registry host.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::chart::Chart;
 use crate::peers::Peers;
@@ -86,22 +86,6 @@ impl Team {
         )
     }
 
-    /// Argo CD's own project, which restricts nothing: what keeps teams apart is not this.
-    #[must_use]
-    pub fn app_project(&self) -> String {
-        json!({
-            "apiVersion": "argoproj.io/v1alpha1",
-            "kind": "AppProject",
-            "metadata": { "name": self.project, "namespace": ARGOCD },
-            "spec": {
-                "sourceRepos": ["*"],
-                "destinations": [{ "server": "*", "namespace": "*" }],
-                "clusterResourceWhitelist": [{ "group": "*", "kind": "*" }],
-            },
-        })
-        .to_string()
-    }
-
     /// An Application of this team with the chart of `owner`, pulled by Helm, into a namespace of the
     /// team's name in the remote cluster.
     #[must_use]
@@ -136,7 +120,7 @@ impl Team {
         format!("oci://{host}/{charts}/{}", chart.name)
     }
 
-    fn application(&self, targets: &Targets, name: &str, source: serde_json::Value) -> String {
+    fn application(&self, targets: &Targets, name: &str, source: Value) -> String {
         json!({
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Application",
@@ -150,4 +134,19 @@ impl Team {
         })
         .to_string()
     }
+}
+
+/// A project of Argo CD's, which restricts nothing: what keeps teams apart is not this.
+#[must_use]
+pub fn app_project(name: &str) -> Value {
+    json!({
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "AppProject",
+        "metadata": { "name": name, "namespace": ARGOCD },
+        "spec": {
+            "sourceRepos": ["*"],
+            "destinations": [{ "server": "*", "namespace": "*" }],
+            "clusterResourceWhitelist": [{ "group": "*", "kind": "*" }],
+        },
+    })
 }

@@ -275,6 +275,23 @@ async fn git_and_helm_servers_get_the_credential_at_once() {
     );
 }
 
+/// Argo CD may see a new Secret before the agent does, and remembers a failure.
+#[tokio::test]
+async fn a_binding_that_is_not_there_yet_is_awaited() {
+    let authority = Authority::new();
+    let server = Server::start(&authority, |_| text(200, "manifest")).await;
+    let target = server.at("localhost");
+    let world = World::start(&authority, &[binding("other", &target, "other")]).await;
+    let asked = world.get(&target, "new", "/v2/new/manifests/1");
+    // Polled after it; and the view is looked at twice a second only.
+    let written = async { world.write(&binding("new", &target, "new")) };
+    let (answer, ()) = tokio::join!(asked, written);
+    assert_eq!(answer.status, 200);
+
+    let (_, head) = world.connect(&target, "never:never-key").await;
+    assert!(head.contains("proxy-binding-unknown"), "{head}");
+}
+
 #[tokio::test]
 async fn the_first_credential_is_awaited_and_an_expired_one_not_used() {
     let authority = Authority::new();

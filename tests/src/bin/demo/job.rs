@@ -13,7 +13,7 @@ use harness::process::wait_until;
 use harness::quay::Endpoint;
 use harness::scene::ARGOCD;
 use harness::targets::{Lives, Targets};
-use harness::teams::{PRODUCTION, STAGING, Team};
+use harness::teams::{PRODUCTION, STAGING, Team, app_project};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 
@@ -108,7 +108,8 @@ pub(crate) async fn sync(
     }
 
     for team in TEAMS {
-        applications.apply(&team.app_project()).await?;
+        let project = app_project(team.project).to_string();
+        applications.apply(&project).await?;
     }
     applications
         .apply(&PRODUCTION.helm_application(targets, "production", PRODUCTION, &chart(PRODUCTION)))

@@ -5,6 +5,7 @@ use harness::argocd::Component;
 use harness::quay::{Endpoint, Request, Robot};
 use harness::scene::ARGOCD;
 use harness::targets::identity;
+use harness::teams::app_project;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 use shared::layout;
@@ -29,18 +30,11 @@ impl Side {
         let folder = format!("{}/", self.folder);
         let robot = Robot::federated(self.robot, issuer, subject, &[&folder]);
         tenant.quay.add_robot(robot);
-        let project = json!({
-            "apiVersion": "argoproj.io/v1alpha1",
-            "kind": "AppProject",
-            "metadata": { "name": self.project, "namespace": ARGOCD },
-            "spec": {
-                "sourceRepos": ["*"],
-                "destinations": [{ "server": "*", "namespace": "*" }],
-                "clusterResourceWhitelist": [{ "group": "*", "kind": "*" }],
-            },
-        });
         let path = format!("/apis/argoproj.io/v1alpha1/namespaces/{ARGOCD}/appprojects");
-        let created = scene.rest()?.create(&path, &project).await;
+        let created = scene
+            .rest()?
+            .create(&path, &app_project(self.project))
+            .await;
         created.with_context(|| format!("make project {}", self.project))?;
         Ok(())
     }
