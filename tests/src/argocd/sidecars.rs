@@ -9,18 +9,16 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use shared::layout::PROXY_CONTAINER;
 
 use super::{READY, Settings};
+use crate::images::project::USER;
 use crate::process::wait_until;
 use crate::sandboxed_container::{Image, SandboxedContainer};
-
-/// The user of the project's images.
-const USER: i64 = 65532;
 
 /// An image with nothing but the credential proxy.
 pub(super) fn image(program: PathBuf) -> Image {
     Image {
         programs: [(PROXY_CONTAINER.to_owned(), program)].into(),
         home: PathBuf::from("/"),
-        user: USER,
+        user: USER.into(),
         ..Image::default()
     }
 }

@@ -12,7 +12,7 @@ const CREDENTIAL_PROXY: &str = shared::layout::PROXY_PROGRAM;
 const SUPERVISOR: &str = "/usr/local/bin/supervisor";
 /// The manifests' `runAsUser` of the control plane, and the credential proxy's in Argo CD's pods, where no
 /// manifest names one. The agent's says that it runs as root.
-const USER: u32 = 65532;
+pub(crate) const USER: u32 = 65532;
 
 /// Starts the agent again whenever it ends, so that a trial may kill it more often than kubelet
 /// would restart its container at once. SIGTERM ends the agent and then the script.

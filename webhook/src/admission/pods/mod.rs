@@ -89,11 +89,10 @@ pub fn decide(pod: &PodView<'_>, entry: Entry, config: &PodConfig) -> Verdict {
     let main = targets.iter().position(|target| target.is_main);
     let sidecar = sidecar::plan(
         spec,
-        main.map(|at| targets[at].container),
+        main.map(|at| (targets[at].container, &mut additions[at])),
         component,
         &options,
         config,
-        main.map(|at| &mut additions[at]),
         &mut warnings,
     );
 

@@ -50,20 +50,19 @@ pub(super) fn is_sidecar(container: &Container<'_>) -> bool {
     &*container.name == PROXY_CONTAINER && container.program() == Some(PROXY_PROGRAM)
 }
 
-/// Plans the sidecar for the pod's `main` container, and adds to `additions`
+/// Plans the sidecar for the pod's `main` container, and adds to its additions
 /// what that needs. `None` where the pod gets none; what stands in the way is
 /// a warning.
 pub(super) fn plan(
     spec: &PodSpec<'_>,
-    main: Option<&Container<'_>>,
+    main: Option<(&Container<'_>, &mut Additions)>,
     component: Component,
     options: &PodOptions<'_>,
     config: &PodConfig,
-    additions: Option<&mut Additions>,
     warnings: &mut Vec<Named>,
 ) -> Option<Sidecar> {
     let image = config.proxy_image.as_deref()?;
-    let (main, additions) = main.zip(additions)?;
+    let (main, additions) = main?;
     let is_wanted = component == Component::RepoServer && options.proxy && options.credentials;
     if !is_wanted || spec.init_containers().iter().any(is_sidecar) {
         return None;
