@@ -13,23 +13,33 @@ use rustls_pki_types::CertificateDer;
 use shared::layout::{AUTHORITY_DIR, AUTHORITY_FILE};
 
 /// What the folder shall hold: file name → content. Pure.
+///
+/// Every file has our CA, also that of a host without a binding: Helm reads
+/// its file when it starts, and the binding may come while it already waits
+/// for our answer. A host that is not bound is tunnelled, so nobody else
+/// gains by it.
 pub fn plan(
     hosts: &BTreeSet<String>,
     ca: &str,
     source: &BTreeMap<String, Vec<u8>>,
     system: &str,
 ) -> BTreeMap<String, Vec<u8>> {
-    let mut files = source.clone();
-    for host in hosts {
-        // What the administrator wrote for the host, else the system's roots:
-        // other repositories on that host still work without the proxy.
-        let others = source.get(host).map_or(system.as_bytes(), Vec::as_slice);
-        let mut bundle = ca.trim_end().as_bytes().to_vec();
-        bundle.push(b'\n');
-        bundle.extend_from_slice(others);
-        files.insert(host.clone(), bundle);
-    }
-    files
+    // What the administrator wrote for the host, else the system's roots:
+    // other repositories on that host still work without the proxy.
+    let written = source
+        .iter()
+        .map(|(host, others)| (host, others.as_slice()));
+    let others = hosts
+        .iter()
+        .filter(|host| !source.contains_key(*host))
+        .map(|host| (host, system.as_bytes()));
+    written
+        .chain(others)
+        .map(|(host, others)| {
+            let bundle = [ca.trim_end().as_bytes(), b"\n", others].concat();
+            (host.clone(), bundle)
+        })
+        .collect()
 }
 
 /// Reads the files of a mounted ConfigMap, leaving out kubelet's own entries.
@@ -130,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn bound_hosts_get_our_ca_before_what_they_had() {
+    fn every_host_gets_our_ca_before_what_it_had() {
         let hosts = ["quay.test".to_owned(), "git.test".to_owned()].into();
         let source = files(&[("git.test", "corp"), ("other.test", "other")]);
         assert_eq!(
@@ -138,7 +148,7 @@ mod tests {
             files(&[
                 ("quay.test", "ca\nsystem"),
                 ("git.test", "ca\ncorp"),
-                ("other.test", "other")
+                ("other.test", "ca\nother")
             ])
         );
     }

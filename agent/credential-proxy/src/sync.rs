@@ -213,7 +213,8 @@ mod tests {
         assert!(names().is_empty());
         assert_eq!(
             fs::read(folders.tls_data.join("quay.test")).unwrap(),
-            b"corp"
+            b"ca\ncorp",
+            "trusted before its next binding comes"
         );
     }
 }
