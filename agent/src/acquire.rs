@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::demand::{Holder, Key};
 use crate::exchange::{self, Credential, http::Upstream};
-use crate::identity::{IdentityRequest, IdentitySource, IdentityToken};
+use crate::identity::{IdentityRequest, IdentitySource, Registration, Svid};
 use crate::refresh::{Attempt, Outcome};
 
 /// Attempts that run at the same time on a node.
@@ -54,7 +54,7 @@ impl<S: IdentitySource> Acquirer<S> {
             let proof = self.prove(&attempt, holder, pods.get(holder), deadline);
             (holder.clone(), proof.await)
         });
-        let mut identity: Option<IdentityToken> = None;
+        let mut identity: Option<Svid> = None;
         let mut outcome = Outcome {
             proofs: BTreeMap::new(),
             credential: None,
@@ -73,7 +73,7 @@ impl<S: IdentitySource> Acquirer<S> {
                     .unwrap_or_else(|_elapsed| {
                         let detail = format!(
                             "identity {}: no answer within {:?}",
-                            attempt.key.spiffe_id, attempt.deadline
+                            attempt.key.subject, attempt.deadline
                         );
                         Err(Named::new(Code::ExchangeUnreachable, detail))
                     }),
@@ -88,7 +88,7 @@ impl<S: IdentitySource> Acquirer<S> {
         holder: &Holder,
         pod_token: Option<&SecretString>,
         deadline: tokio::time::Instant,
-    ) -> Result<IdentityToken, Named> {
+    ) -> Result<Svid, Named> {
         let Some(pod_token) = pod_token else {
             let detail = format!(
                 "no pod of service account {}/{} has a valid token here",
@@ -99,8 +99,14 @@ impl<S: IdentitySource> Acquirer<S> {
         let request = IdentityRequest {
             binding: holder.binding.clone(),
             pod_token: pod_token.clone(),
-            spiffe_id: attempt.key.spiffe_id.clone(),
+            credential: attempt.key.credential,
+            subject: attempt.key.subject.clone(),
             audience: attempt.key.audience.clone(),
+            registration: Registration {
+                namespace: attempt.key.namespace.clone(),
+                service_account: attempt.key.service_account.clone(),
+                project: attempt.key.project.clone(),
+            },
         };
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         // An exchange that has to follow needs its share of the time.

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use shared::binding::{
-    CredentialBindingSpec, Delivery, Exchange, ExchangeKind, TargetKind, undeliverable,
+    CredentialBindingSpec, CredentialKind, Delivery, Exchange, ExchangeKind, TargetKind,
+    undeliverable,
 };
 use shared::conflicts::{Claim, conflicts};
 use shared::errors::{Code, Named};
@@ -108,8 +109,12 @@ pub struct Key {
     pub namespace: String,
     /// Project of the bindings.
     pub project: Option<String>,
-    /// The identity.
-    pub spiffe_id: String,
+    /// The kind of proof.
+    pub credential: CredentialKind,
+    /// The identity's subject, see [`Identity::subject`](shared::binding::Identity::subject).
+    pub subject: String,
+    /// The service account that stands for the project.
+    pub service_account: String,
     /// The audience.
     pub audience: String,
     /// What the identity is traded for.
@@ -324,7 +329,9 @@ fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
     let key = Key {
         namespace: reference.namespace.clone(),
         project: spec.project.clone(),
-        spiffe_id: spec.identity.spiffe_id.clone(),
+        credential: spec.identity.credential,
+        subject: spec.identity.subject(&reference.namespace),
+        service_account: spec.identity.service_account.clone(),
         audience: spec.identity.audience.clone(),
         trade,
     };
@@ -333,6 +340,8 @@ fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
 
 fn trade(exchange: &Exchange, host: &RegistryHost) -> Result<Trade, (Code, &'static str)> {
     match exchange.kind {
+        // A certificate: the credential proxy shows it.
+        ExchangeKind::None => Ok(Trade::Keep),
         ExchangeKind::Quay => Ok(Trade::Quay {
             host: host.clone(),
             auth_url: exchange.auth_url.clone(),

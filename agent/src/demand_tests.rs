@@ -261,7 +261,7 @@ fn what_this_version_cannot_do_is_named() {
             change(registry(1), |it| {
                 it.identity.credential = CredentialKind::SpiffeCertificate
             }),
-            Code::IdentityNotAvailable,
+            Code::CertificateNotUsable,
         ),
     ];
     for (binding, expected) in cases {

@@ -394,7 +394,7 @@ fn log_failures(attempt: &Attempt<Key, Holder>, outcome: &Outcome<Holder, Creden
         }
     }
     if let Some(Err(error)) = &outcome.credential {
-        tracing::warn!(identity = attempt.key.spiffe_id, code = %error.code, "no credential: {error}");
+        tracing::warn!(identity = attempt.key.subject, code = %error.code, "no credential: {error}");
     }
 }
 

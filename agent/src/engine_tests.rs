@@ -13,7 +13,7 @@ use super::handle::PATIENCE;
 use super::*;
 use crate::demand::tests::{cluster, consumer, reference};
 use crate::exchange::http::Upstream;
-use crate::identity::{IdentityError, IdentityRequest, IdentityToken};
+use crate::identity::{IdentityError, IdentityRequest, IdentityToken, Svid};
 use crate::jwt::Claims;
 use crate::jwt::tests::token;
 
@@ -46,7 +46,7 @@ struct State {
 struct Source(Arc<Mutex<State>>, Clock);
 
 impl IdentitySource for Source {
-    async fn identity(&self, request: &IdentityRequest) -> Result<IdentityToken, IdentityError> {
+    async fn identity(&self, request: &IdentityRequest) -> Result<Svid, IdentityError> {
         let mode = {
             let mut state = self.0.lock().unwrap();
             state.calls += 1;
@@ -62,11 +62,11 @@ impl IdentitySource for Source {
             Mode::Serve => {
                 let state = self.0.lock().unwrap();
                 let exp = self.1.now().wall.as_second() + state.life;
-                let claims = json!({"sub": request.spiffe_id, "exp": exp, "call": state.calls});
-                Ok(IdentityToken {
+                let claims = json!({"sub": request.subject, "exp": exp, "call": state.calls});
+                Ok(Svid::Token(IdentityToken {
                     token: token(&claims).into(),
                     expires_at: Timestamp::from_second(exp).unwrap(),
-                })
+                }))
             }
         }
     }

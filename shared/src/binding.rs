@@ -138,8 +138,32 @@ pub struct Identity {
     pub credential: CredentialKind,
 }
 
+impl Identity {
+    /// The exact `sub` of its token: the SPIFFE ID, or the user name of the
+    /// service account, which is in the binding's `namespace`.
+    pub fn subject(&self, namespace: &str) -> String {
+        match self.credential {
+            CredentialKind::SpiffeJWT | CredentialKind::SpiffeCertificate => self.spiffe_id.clone(),
+            CredentialKind::ServiceAccountToken => {
+                format!("system:serviceaccount:{namespace}:{}", self.service_account)
+            }
+        }
+    }
+}
+
+/// Whether the control plane may have tokens of this service account made.
+/// Such accounts exist for this purpose only; a token of a component's own
+/// account would be that component.
+pub fn is_mintable(service_account: &str) -> bool {
+    ["argocd-project-", "argocd-cluster-"].iter().any(|prefix| {
+        service_account
+            .strip_prefix(prefix)
+            .is_some_and(|rest| !rest.is_empty())
+    }) || ["argocd-global", "argocd-global-cluster"].contains(&service_account)
+}
+
 /// Kinds of proof of an identity, by the names of the Flux RFC discussion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CredentialKind {
     /// A token of the project's Kubernetes service account.
     ServiceAccountToken,
@@ -362,7 +386,15 @@ pub fn undeliverable(object: &str, spec: &CredentialBindingSpec) -> Option<Named
         }
         Delivery::DockerConfig | Delivery::Proxy | Delivery::Exec => {}
     }
-    if !matches!(spec.exchange.kind, ExchangeKind::Quay | ExchangeKind::None) {
+    let is_available = match spec.exchange.kind {
+        ExchangeKind::Quay => true,
+        ExchangeKind::None => {
+            spec.target.kind == TargetKind::Cluster
+                || spec.identity.credential == CredentialKind::SpiffeCertificate
+        }
+        _ => false,
+    };
+    if !is_available {
         return refuse(
             Code::ExchangeNotAvailable,
             format!("exchange {}", spec.exchange.kind),
@@ -370,7 +402,27 @@ pub fn undeliverable(object: &str, spec: &CredentialBindingSpec) -> Option<Named
     }
     match spec.identity.credential {
         CredentialKind::SpiffeJWT => None,
-        kind => refuse(Code::IdentityNotAvailable, format!("credential {kind:?}")),
+        CredentialKind::ServiceAccountToken => {
+            let account = &spec.identity.service_account;
+            let words = format!("service account {account}");
+            if is_mintable(account) {
+                None
+            } else {
+                refuse(Code::ServiceAccountForbidden, words)
+            }
+        }
+        // Only the credential proxy shows a certificate to a registry, and
+        // there is nothing to trade it for.
+        CredentialKind::SpiffeCertificate => {
+            let is_shown = spec.delivery == Delivery::Proxy;
+            if is_shown && spec.exchange.kind == ExchangeKind::None {
+                None
+            } else {
+                let (delivery, exchange) = (spec.delivery, spec.exchange.kind);
+                let words = format!("delivery {delivery:?}, exchange {exchange}");
+                refuse(Code::CertificateNotUsable, words)
+            }
+        }
     }
 }
 
@@ -404,7 +456,11 @@ mod tests {
             ("/delivery", json!("docker-config"), None),
             ("/delivery", json!("proxy"), Some(Code::InvalidSecret)),
             ("/project", json!("a"), Some(Code::DeliveryNotAvailable)),
-            ("/exchange/type", json!("none"), None),
+            (
+                "/exchange/type",
+                json!("none"),
+                Some(Code::ExchangeNotAvailable),
+            ),
             (
                 "/exchange/type",
                 json!("ecr"),
@@ -413,15 +469,36 @@ mod tests {
             (
                 "/identity/credential",
                 json!("ServiceAccountToken"),
-                Some(Code::IdentityNotAvailable),
+                Some(Code::ServiceAccountForbidden),
             ),
             (
                 "/identity/credential",
                 json!("SpiffeCertificate"),
-                Some(Code::IdentityNotAvailable),
+                Some(Code::CertificateNotUsable),
             ),
         ] {
             assert_eq!(code(pointer, value.clone()), expected, "{pointer}: {value}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_made_of_accounts_for_that_purpose_only() {
+        for name in [
+            "argocd-project-a",
+            "argocd-cluster-a",
+            "argocd-global",
+            "argocd-global-cluster",
+        ] {
+            assert!(is_mintable(name), "{name}");
+        }
+        for name in [
+            "argocd-project-",
+            "argocd-application-controller",
+            "argocd-global-other",
+            "default",
+            "",
+        ] {
+            assert!(!is_mintable(name), "{name}");
         }
     }
 }

@@ -12,8 +12,8 @@ use url::Url;
 
 use crate::{
     binding::{
-        CredentialBindingSpec, Delivery, Exchange, ExchangeKind, Identity, TargetKind,
-        undeliverable,
+        CredentialBindingSpec, CredentialKind, Delivery, Exchange, ExchangeKind, Identity,
+        TargetKind, undeliverable,
     },
     errors::{Code, Named},
     registry::RegistryHost,
@@ -123,9 +123,11 @@ fn stakes(claim: Claim<'_>) -> Vec<(Place, Holding)> {
         let holding = Holding::As(spec.identity.clone(), spec.exchange.clone());
         stakes.push((Place::DockerHost(key), holding));
     }
-    if !is_clouds(spec.exchange.kind) {
+    let is_token = spec.identity.credential != CredentialKind::SpiffeCertificate;
+    if is_token && !is_clouds(spec.exchange.kind) {
         let place = Place::Audience {
-            subject: spec.identity.spiffe_id.clone(),
+            // Whatever its namespace: claims are compared within one.
+            subject: spec.identity.subject(""),
             audience: spec.identity.audience.clone(),
         };
         stakes.push((place, Holding::At(shown_to(spec))));

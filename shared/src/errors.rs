@@ -176,8 +176,26 @@ catalogue! {
         "this version cannot trade an identity for a credential with this provider";
         "See docs/providers for what this version supports.";
     IdentityNotAvailable "identity-not-available":
-        "this version proves identities by JWT-SVIDs only";
-        "Use provider spiffe, or set workloadIdentityCredential to SpiffeJWT.";
+        "the identity source of this installation does not give credentials of this kind";
+        "Set workloadIdentityCredential to SpiffeJWT or ServiceAccountToken, or use SPIRE or the Workload API for X.509-SVIDs.";
+    CertificateNotUsable "certificate-not-usable":
+        "an X.509-SVID is shown to a registry by the credential proxy, and traded for nothing";
+        "Remove the exchange's URLs and workloadIdentityDelivery, or use SpiffeJWT.";
+    ServiceAccountForbidden "service-account-forbidden":
+        "tokens are made of the service accounts of projects only";
+        "Set a project, so that the service account is argocd-project-<project> or argocd-cluster-<project>, or use SpiffeJWT.";
+    AudienceForbidden "audience-forbidden":
+        "a token of this audience would be accepted by this cluster's own API server";
+        "Set workloadIdentityAudience to the audience of the registry, cloud or remote cluster.";
+    ServiceAccountMissing "service-account-missing":
+        "the service account of the project does not exist";
+        "Create it in the Secret's namespace: kubectl create serviceaccount <name>.";
+    ServiceAccountAnnotationMissing "service-account-annotation-missing":
+        "the service account lacks an annotation that the provider needs";
+        "Add the annotation that is shown to the service account.";
+    TokenRequestRefused "token-request-refused":
+        "the API server makes no token of the service account";
+        "Read the words that are shown; the control plane needs create on serviceaccounts/token in the Secret's namespace (manifests/components/argocd-namespace).";
     IdentityConflict "identity-conflict":
         "an older Secret already binds this host to another identity";
         "Use one identity per host for Secrets without a project, or set a project.";
@@ -230,6 +248,39 @@ catalogue! {
     IdentityMismatch "identity-mismatch":
         "the identity that came back is not the one that was asked for";
         "Check the identity source's configuration.";
+    IdentityIssuerMismatch "identity-issuer-mismatch":
+        "the token was issued by another issuer than this installation expects";
+        "Correct --spiffe-issuer of the agent, or jwt_issuer of the SPIRE server.";
+    IdentitySignatureInvalid "identity-signature-invalid":
+        "the signature of the identity fits no key of the trust domain's bundle";
+        "Check that the agent and the registry speak to the same SPIRE; if it stays, treat it as an attack.";
+    ClockSkew "clock-skew":
+        "by this node's clock the identity has expired already or is not valid yet, although it has just been issued";
+        "Set the clocks of the node and of the issuer.";
+    WorkloadApiNotConfigured "workload-api-not-configured":
+        "SPIFFE_ENDPOINT_SOCKET environment variable not set";
+        "Set SPIFFE_ENDPOINT_SOCKET of the agent to the SPIFFE Workload API's socket, as manifests/overlays/workload-api does.";
+    SpireAgentAbsent "spire-agent-absent":
+        "the SPIRE agent's socket on this node does not answer";
+        "Check that a SPIRE agent runs on the node and that its socket is where the agent's --spire-admin-socket or SPIFFE_ENDPOINT_SOCKET says.";
+    SpireAgentNotRegistered "spire-agent-not-registered":
+        "SPIRE has no registration entry for the credential agent itself";
+        "Register the agent's pod: argocd-identity generate spire prints the entry.";
+    SpireNotADelegate "spire-not-a-delegate":
+        "the SPIRE agent does not accept the credential agent as a delegate";
+        "Add the credential agent's SPIFFE ID to authorized_delegates of the SPIRE agent.";
+    IdentityNotRegistered "identity-not-registered":
+        "failed to fetch the SVID: no identity issued";
+        "Register the SPIFFE ID that is shown for this node: argocd-identity generate spire prints the entry.";
+    SpiffeIdNotIssued "spiffe-id-not-issued":
+        "SPIRE issues other SPIFFE IDs for these selectors, but not the one of the project";
+        "Correct the SPIFFE ID of the registration entry, or the installation's trust domain.";
+    SelectorsRefused "selectors-refused":
+        "SPIRE does not accept the selectors or the audience that it was asked with";
+        "Correct --spire-selectors of the agent.";
+    SpireUnavailable "spire-unavailable":
+        "SPIRE cannot issue identities at the moment";
+        "Look at the logs of the SPIRE agent of this node and of the SPIRE server.";
     AddressRefused "address-refused":
         "the host resolves only to addresses that identity tokens never go to (loopback, link-local, metadata)";
         "If this is on purpose, let the administrator mark the host as private in the allow-list.";

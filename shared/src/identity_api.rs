@@ -29,11 +29,11 @@ pub struct IdentityRequest {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IdentityResponse {
-    /// The token, a JWT.
+    /// The token, a JWT: a JWT-SVID or a token of a Kubernetes service account.
     #[serde(serialize_with = "expose")]
     pub token: SecretString,
-    /// Its subject.
-    pub spiffe_id: String,
+    /// Its `sub`: a SPIFFE ID or `system:serviceaccount:<namespace>:<name>`.
+    pub subject: String,
     /// Its audience.
     pub audience: String,
     /// Its expiry (`exp`).

@@ -97,7 +97,10 @@ impl Derivation {
             object: &object_name(namespace, name),
             found: Vec::new(),
         };
-        let exchange = exchange(secret, &mut problems);
+        let credential = secret
+            .credential
+            .unwrap_or_else(|| default_credential(secret.provider));
+        let exchange = exchange(secret, credential, &mut problems);
         let audience = audience(secret, exchange.kind, &mut problems);
         for (entry, url) in [
             (key::REGISTRY_AUTH_URL, &secret.registry_auth_url),
@@ -124,14 +127,7 @@ impl Derivation {
             },
             project: secret.project.clone(),
             provider: secret.provider,
-            identity: self.identity(
-                namespace,
-                service_account,
-                audience,
-                secret
-                    .credential
-                    .unwrap_or_else(|| default_credential(secret.provider)),
-            ),
+            identity: self.identity(namespace, service_account, audience, credential),
             exchange,
             delivery,
             consumers: self.registry_consumers.clone(),
@@ -173,12 +169,20 @@ impl Derivation {
             found: Vec::new(),
         };
         self.check_server(secret, &mut problems);
+        let credential = secret
+            .credential
+            .unwrap_or_else(|| default_credential(secret.provider));
         // A subject that no registry identity has: some registries ignore the
         // audience, and a cluster could replay a token that it was shown. The
         // name is not argocd-project-<project>-cluster, because that is also
         // the registry identity of a project named <project>-cluster.
         let service_account = match &secret.project {
             Some(project) => format!("argocd-cluster-{project}"),
+            // A token of the controller's own service account would be the
+            // controller.
+            None if credential == CredentialKind::ServiceAccountToken => {
+                "argocd-global-cluster".to_owned()
+            }
             None => "argocd-application-controller".to_owned(),
         };
         problems.finish(CredentialBindingSpec {
@@ -192,9 +196,7 @@ impl Derivation {
                 namespace,
                 service_account,
                 secret.audience.clone(),
-                secret
-                    .credential
-                    .unwrap_or_else(|| default_credential(secret.provider)),
+                credential,
             ),
             exchange: Exchange::of(ExchangeKind::None),
             delivery: Delivery::Exec,
@@ -282,12 +284,20 @@ impl Problems<'_> {
 
 /// Which protocol trades the identity. `spiffe` with an auth URL means Quay's
 /// robot federation exactly when the URL has that endpoint's path.
-fn exchange(secret: &RepositorySecret, problems: &mut Problems<'_>) -> Exchange {
+fn exchange(
+    secret: &RepositorySecret,
+    credential: CredentialKind,
+    problems: &mut Problems<'_>,
+) -> Exchange {
     let auth_path = secret.registry_auth_url.as_ref().map(Url::path);
     let kind = match (secret.provider, auth_path) {
         (Provider::Spiffe, Some(QUAY_FEDERATION_PATH)) => ExchangeKind::Quay,
         (Provider::Spiffe, _) if secret.token_url.is_some() => ExchangeKind::TokenExchange,
         (Provider::Spiffe, Some(_)) => ExchangeKind::Distribution,
+        // The registry sees the certificate in the TLS handshake.
+        (Provider::Spiffe, None) if credential == CredentialKind::SpiffeCertificate => {
+            ExchangeKind::None
+        }
         (Provider::Spiffe, None) => ExchangeKind::Passthrough,
         (Provider::Oidc, _) if secret.token_url.is_some() => ExchangeKind::TokenExchange,
         (Provider::Oidc, Some(QUAY_FEDERATION_PATH)) => ExchangeKind::Quay,
@@ -324,7 +334,8 @@ fn exchange(secret: &RepositorySecret, problems: &mut Problems<'_>) -> Exchange 
 /// The audience that is set, else the exchange's own where it has one.
 fn audience(secret: &RepositorySecret, kind: ExchangeKind, problems: &mut Problems<'_>) -> String {
     let default = match kind {
-        ExchangeKind::Quay => secret.url.host.name(),
+        // Without an exchange a certificate is shown, which has no audience.
+        ExchangeKind::Quay | ExchangeKind::None => secret.url.host.name(),
         ExchangeKind::Ecr | ExchangeKind::EcrPublic => "sts.amazonaws.com",
         ExchangeKind::Acr => "api://AzureADTokenExchange",
         _ => "",
@@ -346,7 +357,8 @@ pub fn delivery(secret: &RepositorySecret) -> Delivery {
 }
 
 fn can_be_shared(secret: &RepositorySecret) -> bool {
-    secret.project.is_none() && secret.is_helm_oci()
+    let is_certificate = secret.credential == Some(CredentialKind::SpiffeCertificate);
+    secret.project.is_none() && secret.is_helm_oci() && !is_certificate
 }
 
 /// What the key of a Secret for the credential proxy is made from; `url` is its

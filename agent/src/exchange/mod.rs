@@ -7,10 +7,10 @@ pub mod quay;
 
 use secrecy::SecretString;
 use shared::docker_config::BasicCredential;
-use shared::errors::Named;
+use shared::errors::{Code, Named};
 
 use crate::demand::Trade;
-use crate::identity::IdentityToken;
+use crate::identity::Svid;
 use crate::refresh::Fresh;
 use http::Upstream;
 
@@ -21,6 +21,13 @@ pub enum Credential {
     Basic(BasicCredential),
     /// A bearer token (clusters).
     Bearer(SecretString),
+    /// A client certificate (registries).
+    Certificate {
+        /// The chain, the leaf first, PEM.
+        certificates: String,
+        /// The leaf's key, PEM.
+        key: SecretString,
+    },
 }
 
 /// Trades an identity for a credential.
@@ -30,17 +37,32 @@ pub enum Credential {
 pub async fn exchange(
     upstream: &Upstream,
     trade: &Trade,
-    identity: IdentityToken,
+    identity: Svid,
 ) -> Result<Fresh<Credential>, Named> {
-    match trade {
-        Trade::Keep => Ok(Fresh {
-            credential: Credential::Bearer(identity.token),
-            expires_at: identity.expires_at,
+    match (trade, identity) {
+        (Trade::Keep, Svid::Token(token)) => Ok(Fresh {
+            credential: Credential::Bearer(token.token),
+            expires_at: token.expires_at,
         }),
-        Trade::Quay {
-            host,
-            auth_url,
-            username,
-        } => quay::exchange(upstream, host, auth_url.as_deref(), username, &identity).await,
+        (Trade::Keep, Svid::Certificate(certificate)) => Ok(Fresh {
+            expires_at: certificate.expires_at,
+            credential: Credential::Certificate {
+                certificates: certificate.certificates,
+                key: certificate.key,
+            },
+        }),
+        (
+            Trade::Quay {
+                host,
+                auth_url,
+                username,
+            },
+            Svid::Token(token),
+        ) => quay::exchange(upstream, host, auth_url.as_deref(), username, &token).await,
+        // `undeliverable` refuses such a binding long before.
+        (Trade::Quay { host, .. }, Svid::Certificate(_)) => Err(Named::new(
+            Code::CertificateNotUsable,
+            format!("registry {host}"),
+        )),
     }
 }

@@ -15,7 +15,7 @@ use shared::errors::Code;
 use shared::identity_api;
 use zeroize::Zeroizing;
 
-use super::{IdentityError, IdentityRequest, IdentitySource, IdentityToken, verify};
+use super::{IdentityError, IdentityRequest, IdentitySource, Svid, verify};
 use crate::exchange::http::{causes, read_body};
 
 /// Until a connection stands.
@@ -105,7 +105,7 @@ impl ControlPlane {
 }
 
 impl IdentitySource for ControlPlane {
-    async fn identity(&self, request: &IdentityRequest) -> Result<IdentityToken, IdentityError> {
+    async fn identity(&self, request: &IdentityRequest) -> Result<Svid, IdentityError> {
         let unreachable = |reason: String| IdentityError::Unreachable {
             binding: request.binding.clone(),
             reason: format!("{}: {reason}", self.url),
@@ -147,7 +147,7 @@ impl IdentitySource for ControlPlane {
                 ))
             })?;
         for (field, found, asked) in [
-            ("spiffeId", &answer.spiffe_id, &request.spiffe_id),
+            ("subject", &answer.subject, &request.subject),
             ("audience", &answer.audience, &request.audience),
         ] {
             if found != asked {
@@ -168,7 +168,7 @@ impl IdentitySource for ControlPlane {
                 asked: format!("{}, the token's exp", token.expires_at),
             });
         }
-        Ok(token)
+        Ok(Svid::Token(token))
     }
 }
 

@@ -4,10 +4,12 @@
 
 pub mod control_plane;
 
+use std::fmt;
 use std::future::Future;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
+use shared::binding::CredentialKind;
 use shared::errors::{Code, Named};
 
 use crate::demand::BindingRef;
@@ -20,13 +22,67 @@ pub struct IdentityRequest {
     pub binding: BindingRef,
     /// The token of a running consumer pod, as its proof.
     pub pod_token: SecretString,
-    /// The only acceptable subject.
-    pub spiffe_id: String,
-    /// The only acceptable audience.
+    /// The kind of proof.
+    pub credential: CredentialKind,
+    /// The only acceptable subject: a SPIFFE ID, or the user name of a service
+    /// account.
+    pub subject: String,
+    /// The only acceptable audience; a certificate has none.
     pub audience: String,
+    /// Where it is registered, for sources that are asked by that.
+    pub registration: Registration,
 }
 
-/// An identity: a JWT that has the asked subject and audience.
+/// What selectors of a registration entry are made from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Registration {
+    /// Namespace of the binding.
+    pub namespace: String,
+    /// The service account that stands for the project.
+    pub service_account: String,
+    /// The project, where there is one.
+    pub project: Option<String>,
+}
+
+/// A proof of an identity, of the kind that was asked for.
+#[derive(Debug, Clone)]
+pub enum Svid {
+    /// A JWT-SVID, or a token of a service account.
+    Token(IdentityToken),
+    /// An X.509-SVID.
+    Certificate(IdentityCertificate),
+}
+
+impl Svid {
+    /// When it expires.
+    pub fn expires_at(&self) -> Timestamp {
+        match self {
+            Self::Token(token) => token.expires_at,
+            Self::Certificate(certificate) => certificate.expires_at,
+        }
+    }
+}
+
+/// An X.509-SVID of the asked SPIFFE ID.
+#[derive(Clone)]
+pub struct IdentityCertificate {
+    /// The chain, the leaf first, PEM.
+    pub certificates: String,
+    /// The leaf's private key, PEM (PKCS #8).
+    pub key: SecretString,
+    /// `notAfter` of the leaf.
+    pub expires_at: Timestamp,
+}
+
+impl fmt::Debug for IdentityCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdentityCertificate")
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A JWT that has the asked subject and audience.
 #[derive(Debug, Clone)]
 pub struct IdentityToken {
     /// The token.
@@ -103,14 +159,14 @@ impl From<&IdentityError> for Named {
 
 /// Gives identities.
 pub trait IdentitySource: Send + Sync + 'static {
-    /// The identity of exactly this SPIFFE ID and audience.
+    /// The identity of exactly this kind, subject and audience.
     ///
     /// # Errors
     /// See [`IdentityError`].
     fn identity(
         &self,
         request: &IdentityRequest,
-    ) -> impl Future<Output = Result<IdentityToken, IdentityError>> + Send;
+    ) -> impl Future<Output = Result<Svid, IdentityError>> + Send;
 }
 
 /// Checks that `token` is what was asked for, by its own claims: whatever a
@@ -131,9 +187,9 @@ pub fn verify(
     };
     let claims = Claims::read(token.expose_secret())
         .ok_or_else(|| mismatch("the answer", "something else".to_owned(), "a JWT"))?;
-    if claims.sub.as_deref() != Some(&request.spiffe_id) {
+    if claims.sub.as_deref() != Some(&request.subject) {
         let found = claims.sub.unwrap_or_default();
-        return Err(mismatch("sub", found, &request.spiffe_id));
+        return Err(mismatch("sub", found, &request.subject));
     }
     if !claims.is_for(&request.audience) {
         return Err(mismatch("aud", "another".to_owned(), &request.audience));
@@ -157,8 +213,14 @@ pub(crate) mod tests {
         IdentityRequest {
             binding: reference("charts"),
             pod_token: "pod".into(),
-            spiffe_id: "spiffe://td/a".into(),
+            credential: CredentialKind::SpiffeJWT,
+            subject: "spiffe://td/a".into(),
             audience: "quay.test".into(),
+            registration: Registration {
+                namespace: "argocd".into(),
+                service_account: "a".into(),
+                project: None,
+            },
         }
     }
 

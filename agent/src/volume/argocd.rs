@@ -110,7 +110,7 @@ impl ArgoCd {
                 Some(Credential::Basic(credential)) => {
                     wanted.insert(host.clone(), credential.clone());
                 }
-                Some(Credential::Bearer(_)) => {}
+                Some(Credential::Bearer(_) | Credential::Certificate { .. }) => {}
                 None => {
                     if let Some(inherited) = self.registries.remove(key) {
                         wanted.insert(host.clone(), inherited.0.clone());

@@ -158,6 +158,11 @@ fn credential(lease: &Lease<Credential>) -> Option<ProxyCredential> {
             basic.secret.clone(),
             lease.published_expires_at,
         )),
+        Credential::Certificate { certificates, key } => Some(ProxyCredential::x509(
+            certificates.as_str(),
+            key.clone(),
+            lease.published_expires_at,
+        )),
         Credential::Bearer(_) => None,
     }
 }

@@ -19,6 +19,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use shared::{
+    binding::CredentialKind,
     errors::{Code, Named},
     identity_api::{ApiError, IdentityRequest, IdentityResponse, PATH},
 };
@@ -140,6 +141,11 @@ impl IdentityApi {
         );
         let now = Timestamp::now();
         let grant = authorize::grant(&consumer, &pod?, name, &spec?, now)?;
+        if grant.identity().credential != CredentialKind::SpiffeJWT {
+            let kind = grant.identity().credential;
+            let detail = format!("CredentialBinding {namespace}/{name}: {kind:?}");
+            return Err(Named::new(Code::IdentityNotAvailable, detail));
+        }
         let svid = svid::issue(
             &self.keyring.current(),
             &self.issuer,
@@ -156,8 +162,8 @@ impl IdentityApi {
         tracing::info!(
             namespace,
             binding = name,
-            subject = grant.spiffe_id(),
-            audience = grant.audience(),
+            subject = grant.identity().spiffe_id,
+            audience = grant.identity().audience,
             node = agent.node_name(),
             pod = consumer.pod_name(),
             pod_uid = consumer.pod_uid(),
@@ -166,8 +172,8 @@ impl IdentityApi {
         );
         Ok(IdentityResponse {
             token: svid.token,
-            spiffe_id: grant.spiffe_id().to_owned(),
-            audience: grant.audience().to_owned(),
+            subject: grant.identity().spiffe_id.clone(),
+            audience: grant.identity().audience.clone(),
             expires_at: svid.expires_at,
         })
     }

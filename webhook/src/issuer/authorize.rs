@@ -194,14 +194,9 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// The token's subject.
-    pub fn spiffe_id(&self) -> &str {
-        &self.identity.spiffe_id
-    }
-
-    /// The token's audience.
-    pub fn audience(&self) -> &str {
-        &self.identity.audience
+    /// Whose identity it is, and the kind of its proof.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 }
 

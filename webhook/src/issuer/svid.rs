@@ -54,8 +54,8 @@ pub fn issue(
     let expires = issued.saturating_add(seconds);
     let claims = Claims {
         iss: issuer.as_str(),
-        sub: grant.spiffe_id(),
-        aud: [grant.audience()],
+        sub: &grant.identity().spiffe_id,
+        aud: [&grant.identity().audience],
         iat: issued,
         nbf: issued,
         exp: expires,

@@ -82,11 +82,7 @@ async fn what_the_credential_proxy_delivers_is_issued(scene: &Scene) -> Result<(
     };
     let granted = bench.api.ask(&ask).await?.granted()?;
     let subject = "/ns/argocd/sa/argocd-project-team-a";
-    ensure!(
-        granted.spiffe_id.ends_with(subject),
-        "{}",
-        granted.spiffe_id
-    );
+    ensure!(granted.subject.ends_with(subject), "{}", granted.subject);
     let path = format!("{}/{name}", secrets(ARGOCD));
     bench.rest.delete(&path).await?;
     bench.close().await
@@ -277,7 +273,7 @@ async fn forge(
     ensure!(forged.spec.identity.spiffe_id == subject, "{forged:?}");
 
     let given = bench.api.ask(&bench.granted()).await?.granted()?;
-    ensure!(given.spiffe_id == identity("argocd-global"), "{given:?}");
+    ensure!(given.subject == identity("argocd-global"), "{given:?}");
     ensure!(given.audience == registry(name), "{given:?}");
     let other = pod(rest, ARGOCD, "identity-edited-2", "default", name).await?;
     let other = Ask {

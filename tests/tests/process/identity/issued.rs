@@ -71,7 +71,7 @@ async fn an_agent_gets_the_identity_of_a_binding(scene: &Scene) -> Result<()> {
     let given = api.ask(&ask).await?.granted()?;
     let after = Timestamp::now().as_second();
     let host = registry(name);
-    ensure!(given.spiffe_id == identity("argocd-global"), "{given:?}");
+    ensure!(given.subject == identity("argocd-global"), "{given:?}");
     ensure!(given.audience == host, "{given:?}");
 
     let token = given.token.expose_secret();
@@ -187,7 +187,7 @@ async fn a_real_api_server_takes_it(scene: &Scene) -> Result<()> {
     let for_cluster = bench.api.ask(&ask).await?.granted()?;
     ensure!(for_cluster.audience == SPOKE_AUDIENCE, "{for_cluster:?}");
     let subject = identity(&format!("argocd-cluster-{name}"));
-    ensure!(for_cluster.spiffe_id == subject, "{for_cluster:?}");
+    ensure!(for_cluster.subject == subject, "{for_cluster:?}");
 
     let token = for_cluster.token.expose_secret();
     let remote = Rest::new(scene.around.targets.remote.client_with_token(token)?);

@@ -134,7 +134,7 @@ async fn the_token_is_the_bindings_identity() {
     let (status, answer) = bench.ask("argocd", "quay", POD).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(
-        answer["spiffeId"],
+        answer["subject"],
         "spiffe://example.org/ns/argocd/sa/argocd-global"
     );
     assert_eq!(answer["audience"], "quay.example.org");
@@ -148,7 +148,7 @@ async fn the_token_is_the_bindings_identity() {
     let key = DecodingKey::from_jwk(&key_set.keys[0]).unwrap();
     let token = answer["token"].as_str().unwrap();
     let claims = decode::<Value>(token, &key, &validation).unwrap().claims;
-    assert_eq!(claims["sub"], answer["spiffeId"]);
+    assert_eq!(claims["sub"], answer["subject"]);
     assert_eq!(claims["aud"], json!(["quay.example.org"]));
     let (issued, expires) = (
         claims["iat"].as_i64().unwrap(),

@@ -86,10 +86,10 @@ fn refused(result: Result<Grant, Named>, code: Code) -> String {
 fn a_running_consumer_on_the_agents_node_is_served() {
     let grant = authorize(&agent_token(), &pod_token(), &running_pod(), &spec()).unwrap();
     assert_eq!(
-        grant.spiffe_id(),
+        grant.identity().spiffe_id,
         "spiffe://example.org/ns/argocd/sa/argocd-global"
     );
-    assert_eq!(grant.audience(), "quay.example.org");
+    assert_eq!(grant.identity().audience, "quay.example.org");
     // kubelet publishes volumes before the first container starts.
     let pending = PodState::Present {
         uid: "pod-uid".into(),
@@ -242,8 +242,9 @@ fn what_cannot_be_delivered_is_not_issued() {
     refused(result, Code::DeliveryNotAvailable);
     let mut other = spec();
     other.identity.credential = shared::binding::CredentialKind::ServiceAccountToken;
+    other.identity.service_account = "argocd-server".into();
     let result = authorize(&agent_token(), &pod_token(), &running_pod(), &other);
-    refused(result, Code::IdentityNotAvailable);
+    refused(result, Code::ServiceAccountForbidden);
 }
 
 #[test]
