@@ -6,6 +6,7 @@
 //!   control_plane, node         a cluster without containers
 //!   cluster                     a real cluster of one node
 //!   quay, registry, chart       a private registry with robot federation
+//!   spire                       SPIRE's agent: identities by registration
 //!   images                      container images of all that, for a real node
 //!   installation                the project itself
 //!   generations                 credential files that tell whether they are whole
@@ -42,6 +43,7 @@ mod relay;
 pub mod sandbox;
 pub mod sandboxed_container;
 pub mod scene;
+pub mod spire;
 pub mod targets;
 pub mod teams;
 pub mod trials;

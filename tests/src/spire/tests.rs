@@ -1,0 +1,512 @@
+//! The stand-in's answers, by raw clients, against what SPIRE 1.15 answers in the same cases.
+
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+use prost::Message as _;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+
+use super::proto::{delegated, types, workload};
+use super::*;
+use crate::control_plane::Authority as WebAuthority;
+
+const PROJECT: &str = "spiffe://example.test/ns/argocd/sa/argocd-project-web";
+const CATCH_ALL: &str = "spiffe://example.test/node/a";
+const SELECTORS: [&str; 2] = ["k8s:ns:argocd", "k8s:sa:argocd-project-web"];
+
+struct Scene {
+    spire: Spire,
+    delegate: DelegatedIdentityClient<Channel>,
+    workload: SpiffeWorkloadApiClient<Channel>,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let spire = Spire::start(folder.path(), "example.test").unwrap();
+        spire.add(Entry::new(CATCH_ALL, &["k8s:ns:argocd"]));
+        spire.add(Entry::new(PROJECT, &SELECTORS));
+        Self {
+            delegate: DelegatedIdentityClient::new(connect(spire.admin_socket())),
+            workload: SpiffeWorkloadApiClient::new(connect(spire.workload_socket())),
+            spire,
+            _folder: folder,
+        }
+    }
+
+    async fn tokens(&mut self, selectors: &[&str]) -> Result<Vec<types::JwtSvid>, Status> {
+        let request = delegated::JwtSvidsRequest {
+            audience: vec!["quay.test".into()],
+            selectors: parse(selectors),
+        };
+        let answer = self.delegate.fetch_jwt_svids(request).await?;
+        Ok(answer.into_inner().svids)
+    }
+
+    /// The project's token, wherever it is in the answer.
+    async fn token(&mut self) -> String {
+        let svids = self.tokens(&SELECTORS).await.unwrap();
+        let project = |svid: &types::JwtSvid| svid.id.as_ref().unwrap().path.contains("project");
+        svids.into_iter().find(project).unwrap().token
+    }
+
+    async fn certificates(&mut self) -> Streaming<delegated::X509SvidsResponse> {
+        let request = delegated::X509SvidsRequest {
+            selectors: parse(&SELECTORS),
+        };
+        let answer = self.delegate.subscribe_to_x509_svids(request).await;
+        answer.unwrap().into_inner()
+    }
+
+    async fn own_token(&mut self, spiffe_id: &str) -> Result<Vec<workload::JwtSvid>, Status> {
+        let request = workload::JwtSvidRequest {
+            audience: vec!["quay.test".into()],
+            spiffe_id: spiffe_id.into(),
+        };
+        let answer = self.workload.fetch_jwt_svid(with_header(request)).await?;
+        Ok(answer.into_inner().svids)
+    }
+
+    fn issued_at(&self, token: &str) -> i64 {
+        self.verify(token).unwrap()["iat"].as_i64().unwrap()
+    }
+
+    fn verify(&self, token: &str) -> jsonwebtoken::errors::Result<Value> {
+        let header = decode_header(token)?;
+        let jwks: jsonwebtoken::jwk::JwkSet = serde_json::from_value(self.spire.jwks()).unwrap();
+        let key = jwks.find(&header.kid.unwrap()).expect("a published key");
+        let mut validation = Validation::new(header.alg);
+        validation.set_audience(&["quay.test"]);
+        Ok(decode(token, &DecodingKey::from_jwk(key)?, &validation)?.claims)
+    }
+}
+
+/// Connects at the first call, and again after the agent's end.
+fn connect(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://spire.test").connect_with_connector_lazy(connector)
+}
+
+fn parse(selectors: &[&str]) -> Vec<types::Selector> {
+    let parse = |selector: &&str| {
+        let (kind, value) = selector.split_once(':').unwrap();
+        types::Selector {
+            kind: kind.into(),
+            value: value.into(),
+        }
+    };
+    selectors.iter().map(parse).collect()
+}
+
+fn with_header<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let metadata = request.metadata_mut();
+    metadata.insert("workload.spiffe.io", "true".parse().unwrap());
+    request
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    let limit = Duration::from_secs(30);
+    tokio::time::timeout(limit, future).await.expect("in time")
+}
+
+fn denied(status: Status) -> String {
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    status.message().to_owned()
+}
+
+#[test]
+fn the_field_numbers_are_those_of_the_proto_files() {
+    let svid = types::JwtSvid {
+        token: "t".into(),
+        id: Some(types::SpiffeId {
+            trust_domain: "d".into(),
+            path: "/p".into(),
+        }),
+        expires_at: 1,
+        issued_at: 2,
+    };
+    let bytes = b"\x0a\x01t\x12\x07\x0a\x01d\x12\x02/p\x18\x01\x20\x02";
+    assert_eq!(svid.encode_to_vec(), bytes);
+    let request = delegated::JwtSvidsRequest {
+        audience: vec!["a".into()],
+        selectors: parse(&["k:v"]),
+    };
+    let bytes = b"\x0a\x01a\x12\x06\x0a\x01k\x12\x01v";
+    assert_eq!(request.encode_to_vec(), bytes);
+    let svid = delegated::X509SvidWithKey {
+        svid: Some(types::X509Svid {
+            cert_chain: vec![b"c".to_vec(), b"i".to_vec()],
+            id: None,
+            expires_at: 1,
+        }),
+        key: b"k".to_vec(),
+    };
+    let bytes = b"\x0a\x08\x0a\x01c\x0a\x01i\x18\x01\x12\x01k";
+    assert_eq!(svid.encode_to_vec(), bytes);
+    let svid = workload::X509Svid {
+        spiffe_id: "s".into(),
+        x509_svid: b"c".to_vec(),
+        x509_svid_key: b"k".to_vec(),
+        bundle: b"b".to_vec(),
+    };
+    let bytes = b"\x0a\x01s\x12\x01c\x1a\x01k\x22\x01b";
+    assert_eq!(svid.encode_to_vec(), bytes);
+    let bundles = workload::X509BundlesResponse {
+        bundles: [("d".to_owned(), b"b".to_vec())].into(),
+    };
+    let bytes = b"\x12\x06\x0a\x01d\x12\x01b";
+    assert_eq!(bundles.encode_to_vec(), bytes);
+}
+
+#[tokio::test]
+async fn every_matching_entry_comes_back_in_any_order() {
+    let mut scene = Scene::new().await;
+    let first = scene.tokens(&SELECTORS).await.unwrap();
+    let second = scene.tokens(&SELECTORS).await.unwrap();
+    let paths = |svids: &[types::JwtSvid]| -> Vec<String> {
+        let path = |svid: &types::JwtSvid| svid.id.clone().unwrap().path;
+        svids.iter().map(path).collect()
+    };
+    let mut reversed = paths(&second);
+    reversed.reverse();
+    assert_eq!(paths(&first), reversed);
+    assert_eq!(first[0].token, second[1].token, "cached");
+    let claims = scene.verify(&first[1].token).unwrap();
+    assert_eq!(claims["sub"], PROJECT);
+    assert_eq!(claims["aud"], serde_json::json!(["quay.test"]));
+    assert_eq!(claims["exp"], first[1].expires_at);
+    assert_eq!(claims["iat"], first[1].issued_at);
+    assert!(claims.get("iss").is_none() && claims["jti"].is_string());
+    assert_eq!(first[1].expires_at - first[1].issued_at, 300);
+
+    // More selectors than an entry's are a match, fewer are none.
+    let svids = scene.tokens(&["k8s:ns:argocd", "k8s:sa:other"]).await;
+    assert_eq!(paths(&svids.unwrap()), ["/node/a"]);
+    let status = scene.tokens(&["k8s:sa:argocd-project-web"]).await;
+    assert_eq!(denied(status.unwrap_err()), "no identity issued");
+    scene.spire.remove(PROJECT);
+    assert_eq!(scene.tokens(&SELECTORS).await.unwrap().len(), 1);
+
+    let method = Method::DelegatedJwtSvids;
+    assert_eq!(scene.spire.arrived(method), 5);
+    assert_eq!(scene.spire.issued(method, PROJECT, "quay.test"), 2);
+    let refused = scene.spire.count(|call| call.status != Code::Ok);
+    assert_eq!(refused, 1);
+}
+
+#[tokio::test]
+async fn refusals_are_those_of_spire() {
+    let mut scene = Scene::new().await;
+    for (caller, text) in [
+        (Caller::Unregistered, "no identity issued"),
+        (
+            Caller::Registered,
+            "caller not configured as an authorized delegate",
+        ),
+    ] {
+        scene.spire.set_caller(caller);
+        let status = scene.tokens(&SELECTORS).await.unwrap_err();
+        assert_eq!(denied(status), text);
+        let request = delegated::JwtBundlesRequest {};
+        let status = scene.delegate.subscribe_to_jwt_bundles(request).await;
+        assert_eq!(denied(status.unwrap_err()), text);
+    }
+    scene.spire.set_caller(Caller::Delegate);
+    for selectors in [&[][..], &[":value"], &["k8s:"]] {
+        let status = scene.tokens(selectors).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{selectors:?}");
+    }
+    let request = delegated::JwtSvidsRequest {
+        audience: Vec::new(),
+        selectors: parse(&SELECTORS),
+    };
+    let status = scene.delegate.fetch_jwt_svids(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+
+    let one = Scope::SpiffeId(CATCH_ALL.into());
+    let fault = Fault::Refuse(Code::Unavailable, "could not fetch JWT-SVID");
+    scene.spire.fail(one.clone(), fault);
+    let status = scene.tokens(&SELECTORS).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "one fails the whole call");
+    scene.spire.heal(&one);
+    scene.tokens(&SELECTORS).await.unwrap();
+
+    scene.spire.set_server_reachable(false);
+    scene.tokens(&SELECTORS).await.expect("cached");
+    scene.spire.renew();
+    let status = scene.tokens(&SELECTORS).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn cached_tokens_age_and_are_renewed_lazily() {
+    let mut scene = Scene::new().await;
+    scene.spire.age_first(0.55);
+    scene.spire.renew_after(1.0);
+    let old = scene.token().await;
+    assert_eq!(scene.token().await, old);
+    let first = scene.issued_at(&old);
+    scene.spire.renew_after(0.5);
+    let renewed = scene.token().await;
+    let age = scene.issued_at(&renewed) - first;
+    assert!((165..175).contains(&age), "{age}");
+
+    scene.spire.age_first(0.0);
+    scene.spire.set_clock_offset(SignedDuration::from_mins(5));
+    let token = scene.token().await;
+    let ahead = scene.issued_at(&token) - scene.issued_at(&renewed);
+    assert!((300..310).contains(&ahead), "{ahead}");
+}
+
+#[tokio::test]
+async fn tokens_are_wrong_only_when_they_are_forged() {
+    let mut scene = Scene::new().await;
+    scene.spire.set_issuer(Some("https://issuer.test"));
+    let token = scene.token().await;
+    assert_eq!(scene.verify(&token).unwrap()["iss"], "https://issuer.test");
+    for forgery in [
+        Forgery::Signature,
+        Forgery::Audience("other.test".into()),
+        Forgery::Expired,
+    ] {
+        scene.spire.forge(Some(forgery.clone()));
+        let token = scene.token().await;
+        assert!(scene.verify(&token).is_err(), "{forgery:?}");
+    }
+    scene.spire.forge(Some(Forgery::Subject(CATCH_ALL.into())));
+    let token = scene.token().await;
+    assert_eq!(scene.verify(&token).unwrap()["sub"], CATCH_ALL);
+    scene.spire.forge(Some(Forgery::UnknownKey));
+    let kid = decode_header(scene.token().await).unwrap().kid.unwrap();
+    assert!(!scene.spire.jwks().to_string().contains(&kid));
+
+    scene.spire.forge(None);
+    scene.spire.rotate_jwt_key(KeyType::EcP256).unwrap();
+    let token = scene.token().await;
+    assert_eq!(
+        decode_header(&token).unwrap().alg,
+        jsonwebtoken::Algorithm::ES256
+    );
+    scene.verify(&token).unwrap();
+}
+
+#[tokio::test]
+async fn certificates_verify_and_changes_are_pushed() {
+    let mut scene = Scene::new().await;
+    let mut stream = scene.certificates().await;
+    let first = stream.message().await.unwrap().unwrap();
+    assert_eq!(first.svids.len(), 2);
+    let roots = trusting(&scene.spire.x509_bundle());
+    for with_key in &first.svids {
+        let svid = with_key.svid.as_ref().unwrap();
+        verify_client(&roots, &svid.cert_chain, &with_key.key).unwrap();
+        let id = svid.id.as_ref().unwrap();
+        let id = format!("spiffe://{}{}", id.trust_domain, id.path);
+        let leaf = String::from_utf8_lossy(&svid.cert_chain[0]);
+        assert!(leaf.contains(&id), "{id}");
+    }
+
+    scene.spire.renew();
+    let second = soon(stream.message()).await.unwrap().unwrap();
+    assert_ne!(first.svids[0].key, second.svids[0].key);
+    scene.spire.remove(CATCH_ALL);
+    let third = soon(stream.message()).await.unwrap().unwrap();
+    assert_eq!(third.svids.len(), 1);
+    let silent = Scope::Method(Method::DelegatedX509Svids);
+    scene.spire.fail(silent.clone(), Fault::Silence);
+    scene.spire.remove(PROJECT);
+    let silence = tokio::time::timeout(Duration::from_millis(200), stream.message()).await;
+    assert!(silence.is_err());
+    scene.spire.heal(&silent);
+    let none = soon(stream.message()).await.unwrap().unwrap();
+    assert!(none.svids.is_empty(), "no match is no error");
+
+    scene.spire.add(Entry::new(PROJECT, &SELECTORS));
+    for forgery in [Forgery::Signature, Forgery::Expired, Forgery::PrivateKey] {
+        scene.spire.forge(Some(forgery.clone()));
+        let mut stream = scene.certificates().await;
+        let forged = stream.message().await.unwrap().unwrap().svids.remove(0);
+        let chain = forged.svid.unwrap().cert_chain;
+        let verified = verify_client(&roots, &chain, &forged.key);
+        assert!(verified.is_err(), "{forgery:?}");
+    }
+    scene.spire.forge(None);
+    scene.spire.rotate_x509_authority().unwrap();
+    let mut stream = scene.certificates().await;
+    let svid = stream.message().await.unwrap().unwrap().svids.remove(0);
+    let chain = svid.svid.unwrap().cert_chain;
+    assert!(verify_client(&roots, &chain, &svid.key).is_err());
+    let roots = trusting(&scene.spire.x509_bundle());
+    verify_client(&roots, &chain, &svid.key).unwrap();
+}
+
+#[tokio::test]
+async fn bundles_have_every_trust_domain_and_every_key() {
+    let mut scene = Scene::new().await;
+    let request = delegated::JwtBundlesRequest {};
+    let stream = scene.delegate.subscribe_to_jwt_bundles(request).await;
+    let mut stream = stream.unwrap().into_inner();
+    let first = stream.message().await.unwrap().unwrap().bundles;
+    let keys = |bundle: &[u8]| {
+        let document: Value = serde_json::from_slice(bundle).unwrap();
+        document["keys"].as_array().unwrap().clone()
+    };
+    assert_eq!(first.keys().collect::<Vec<_>>(), ["spiffe://example.test"]);
+    let [key] = &keys(&first["spiffe://example.test"])[..] else {
+        panic!("one key");
+    };
+    assert_eq!((&key["kty"], key.get("alg")), (&"RSA".into(), None));
+    scene.spire.rotate_jwt_key(KeyType::EcP256).unwrap();
+    let second = soon(stream.message()).await.unwrap().unwrap().bundles;
+    assert_eq!(keys(&second["spiffe://example.test"]).len(), 2);
+    scene.spire.federate("other.test").unwrap();
+    let third = soon(stream.message()).await.unwrap().unwrap().bundles;
+    assert!(third.contains_key("spiffe://other.test"));
+
+    let request = delegated::X509BundlesRequest {};
+    let stream = scene.delegate.subscribe_to_x509_bundles(request).await;
+    let bundles = stream.unwrap().into_inner().message().await.unwrap();
+    let bundles = bundles.unwrap().ca_certificates;
+    let own = scene.spire.x509_bundle().concat();
+    assert_eq!(bundles["spiffe://example.test"], own);
+    assert_eq!(bundles.len(), 2);
+}
+
+#[tokio::test]
+async fn the_workload_api_knows_its_caller_and_filters() {
+    let mut scene = Scene::new().await;
+    let status = scene.own_token(PROJECT).await.unwrap_err();
+    assert_eq!(denied(status), "no identity issued");
+    let request = with_header(workload::X509SvidRequest {});
+    let stream = scene.workload.fetch_x509_svid(request).await.unwrap();
+    let status = stream.into_inner().message().await.unwrap_err();
+    assert_eq!(denied(status), "no identity issued");
+
+    scene.spire.set_workload(&SELECTORS);
+    let svids = scene.own_token(PROJECT).await.unwrap();
+    assert_eq!(svids.len(), 1);
+    assert_eq!(scene.verify(&svids[0].svid).unwrap()["sub"], PROJECT);
+    assert_eq!(scene.own_token("").await.unwrap().len(), 2);
+    let status = scene.own_token("spiffe://example.test/other").await;
+    assert_eq!(denied(status.unwrap_err()), "no identity issued");
+    let request = workload::JwtSvidRequest {
+        audience: vec!["quay.test".into()],
+        spiffe_id: PROJECT.into(),
+    };
+    let status = scene.workload.fetch_jwt_svid(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "without the header");
+
+    let request = with_header(workload::X509SvidRequest {});
+    let stream = scene.workload.fetch_x509_svid(request).await.unwrap();
+    let svids = stream.into_inner().message().await.unwrap().unwrap().svids;
+    let svid = svids.iter().find(|it| it.spiffe_id == PROJECT).unwrap();
+    let roots = trusting(std::slice::from_ref(&svid.bundle));
+    let chain = [svid.x509_svid.clone()];
+    verify_client(&roots, &chain, &svid.x509_svid_key).unwrap();
+    let request = with_header(workload::JwtBundlesRequest {});
+    let stream = scene.workload.fetch_jwt_bundles(request).await.unwrap();
+    let bundles = stream.into_inner().message().await.unwrap().unwrap();
+    assert!(bundles.bundles.contains_key("spiffe://example.test"));
+    let request = with_header(workload::X509BundlesRequest {});
+    let stream = scene.workload.fetch_x509_bundles(request).await.unwrap();
+    let bundles = stream.into_inner().message().await.unwrap().unwrap();
+    assert_eq!(bundles.bundles["spiffe://example.test"], svid.bundle);
+}
+
+#[tokio::test]
+async fn an_agent_that_ends_breaks_its_streams_and_comes_back() {
+    let mut scene = Scene::new().await;
+    let before = scene.token().await;
+    let mut stream = scene.certificates().await;
+    stream.message().await.unwrap().unwrap();
+    scene.spire.stop();
+    assert!(!scene.spire.admin_socket().exists());
+    assert!(soon(stream.message()).await.is_err());
+    scene.tokens(&SELECTORS).await.expect_err("stopped");
+    scene.spire.resume().unwrap();
+    assert_ne!(scene.token().await, before, "nothing cached");
+    scene.spire.kill();
+    assert!(scene.spire.admin_socket().exists());
+    scene.tokens(&SELECTORS).await.expect_err("killed");
+    scene.spire.resume().unwrap();
+
+    let hang = Scope::SpiffeId(PROJECT.into());
+    scene.spire.fail(hang.clone(), Fault::Hang);
+    let mut other = DelegatedIdentityClient::new(connect(scene.spire.admin_socket()));
+    let request = delegated::JwtSvidsRequest {
+        audience: vec!["quay.test".into()],
+        selectors: parse(&SELECTORS),
+    };
+    let hung = tokio::spawn(async move { other.fetch_jwt_svids(request).await });
+    let method = Method::DelegatedJwtSvids;
+    let arrived = |spire: &Spire| spire.arrived(method) == 3;
+    scene.spire.until("a call", arrived).await.unwrap();
+    let svids = scene.tokens(&["k8s:ns:argocd"]).await.unwrap();
+    assert_eq!(svids.len(), 1, "others are served");
+    assert!(!hung.is_finished());
+    scene.spire.heal(&hang);
+    soon(hung).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_discovery_provider_publishes_the_keys() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let scene = Scene::new().await;
+    let authority = WebAuthority::new("test").unwrap();
+    let certificate = authority.issue(&["127.0.0.1"]).unwrap();
+    let loopback = std::net::Ipv4Addr::LOCALHOST;
+    let provider = OidcProvider::start(&scene.spire, loopback, "127.0.0.1", &certificate);
+    let provider = provider.await.unwrap();
+    let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
+    let client = client.build().unwrap();
+    let json = async |url: &str| -> Value {
+        let answer = client.get(url).send().await.unwrap();
+        answer.json().await.unwrap()
+    };
+    let issuer = provider.issuer();
+    let document = json(&format!("{issuer}/.well-known/openid-configuration")).await;
+    assert_eq!(document["issuer"], issuer);
+    scene.spire.rotate_jwt_key(KeyType::EcP256).unwrap();
+    let keys = json(document["jwks_uri"].as_str().unwrap()).await;
+    assert_eq!(keys, scene.spire.jwks());
+    assert_eq!(keys["keys"][1]["alg"], "ES256");
+}
+
+fn trusting(authorities: &[Vec<u8>]) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone().into()).unwrap();
+    }
+    Arc::new(roots)
+}
+
+/// Verifies what a TLS client would present, and that its key is the certificate's.
+fn verify_client(
+    roots: &Arc<RootCertStore>,
+    chain: &[Vec<u8>],
+    key: &[u8],
+) -> Result<(), rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let chain: Vec<CertificateDer<'static>> = chain.iter().cloned().map(Into::into).collect();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider));
+    let verifier = verifier.build().unwrap();
+    verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now())?;
+    let key = PrivatePkcs8KeyDer::from(key.to_vec()).into();
+    CertifiedKey::from_der(chain, key, &provider).map(drop)
+}
