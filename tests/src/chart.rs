@@ -69,6 +69,29 @@ impl Chart<'_> {
         Ok(())
     }
 
+    /// Packages the chart below `folder` and pushes it to an open registry of this loopback URL.
+    ///
+    /// # Errors
+    /// As [`Chart::push`].
+    pub fn push_in_the_open(
+        &self,
+        helm: &Path,
+        folder: &Path,
+        url: &str,
+        path: &str,
+    ) -> Result<()> {
+        let package = self.package(helm, folder, folder)?;
+        let host = url.trim_start_matches("http://");
+        output(
+            self.helm(helm, folder)
+                .args(["push", "--plain-http"])
+                .arg(package)
+                .arg(format!("oci://{host}/{path}")),
+        )
+        .with_context(|| format!("push the chart {} to {url}", self.name))?;
+        Ok(())
+    }
+
     /// Packages the chart into a folder that is there, with its source below `work`, and returns the file.
     pub(crate) fn package(&self, helm: &Path, work: &Path, to: &Path) -> Result<PathBuf> {
         let source = work.join(self.name);

@@ -18,6 +18,12 @@ use crate::sandbox::{self, control_groups};
 const BEGUN: &str = "published ";
 /// Said of what another project may not have.
 const REFUSED: &str = " is refused: ";
+/// How identities begin.
+const IDENTITIES: [&str; 2] = ["spiffe://example.test/", "system:serviceaccount:argocd:"];
+/// Of `--identity`: what a stand-in gives.
+const SPIRE: [&str; 2] = ["spire", "workload-api"];
+/// Said of it.
+const STAND_IN: &str = "a test server that stands in for SPIRE";
 /// Time until then, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -67,13 +73,20 @@ pub async fn ends_well(program: &str, arguments: &[&str], folder: &Path) -> Resu
     }
     let refusal = report.steps.iter().find(|it| it.what.contains(REFUSED));
     ensure!(refusal.is_some(), "nobody was refused: {report:?}");
-    // Two projects and the remote cluster, each with an identity of its own.
+    // Two projects and the remote cluster, each with an identity of its own; with SPIRE one of the projects has a
+    // certificate, too.
     let identities: BTreeSet<_> = report.credentials.iter().map(|it| &it.identity).collect();
     ensure!(identities.len() == 3, "{report:?}");
-    ensure!(report.credentials.len() == 3, "{report:?}");
+    let is_stand_in = said.contains(STAND_IN);
+    let credentials = if is_stand_in { 4 } else { 3 };
+    ensure!(report.credentials.len() == credentials, "{report:?}");
+    let is_spire = arguments.iter().any(|it| SPIRE.contains(it));
+    ensure!(is_stand_in == is_spire, "{said}");
     for credential in &report.credentials {
         let is_whole = !credential.target.is_empty()
-            && credential.identity.starts_with("spiffe://")
+            && IDENTITIES
+                .iter()
+                .any(|it| credential.identity.starts_with(it))
             && credential.expires.ends_with('Z');
         ensure!(is_whole, "{credential:?}");
     }

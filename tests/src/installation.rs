@@ -128,6 +128,8 @@ pub struct Options<'a> {
     pub kubelet: &'a Path,
     /// More environment for the control plane.
     pub environment: &'a [(&'a str, &'a str)],
+    /// More environment for the agent.
+    pub agent_environment: &'a [(&'static str, String)],
 }
 
 /// The running project. Ends when dropped.
@@ -240,6 +242,12 @@ impl Installation {
             .env(
                 "ARGOCD_IDENTITY_AGENT_METRICS_ADDRESS",
                 listen(plan.agent_metrics),
+            )
+            .envs(
+                options
+                    .agent_environment
+                    .iter()
+                    .map(|(name, value)| (name, value)),
             );
         let mut agent = Process::start(AGENT, &mut start_agent, &plan.folder)?;
         agent_is_ready(&mut agent, &plan).await?;

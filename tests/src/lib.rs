@@ -13,6 +13,7 @@
 //!   trials                      what a tier's main does with its cases
 //!   argocd, sandboxed_container stock Argo CD in the pods' environment
 //!   scene, node_scene           all of it: without a node, and on a real one
+//!   identities                  who gives identities, and whom registry and remote cluster trust
 //!   targets                     what Argo CD pulls from and deploys to
 //! ```
 
@@ -27,6 +28,7 @@ pub mod control_plane;
 pub mod demo;
 mod folders;
 pub mod generations;
+pub mod identities;
 pub mod images;
 pub mod installation;
 pub mod node;

@@ -24,6 +24,7 @@ use crate::binaries::{Binaries, workspace};
 use crate::cluster::{self, ADDRESS, Cluster};
 use crate::control_plane::documents;
 use crate::folders::create;
+use crate::identities::{Choice, OIDC_HOST, Source, Trust};
 use crate::images::{self, Image, Reference};
 use crate::installation::{NAMESPACE, TRUST_DOMAIN};
 use crate::peers::{NodePeers, Peers};
@@ -33,7 +34,7 @@ use crate::scene::ARGOCD;
 use crate::targets::{self, Lives, Targets};
 
 /// Names that a [`crate::sandbox::Sandbox`] has to resolve for this scene.
-pub const HOSTS: [&str; 0] = [];
+pub const HOSTS: [&str; 1] = [OIDC_HOST];
 /// The issuer is the Service itself: everybody in this network can reach it.
 const ISSUER_URL: &str = "https://argocd-identity.argocd-identity.svc.cluster.local:8445";
 const SERVICE_NAMES: [&str; 2] = [
@@ -90,6 +91,8 @@ pub struct NodeScene {
     pub targets: Targets,
     /// The cluster that Argo CD is in.
     pub cluster: Cluster,
+    /// What gives identities besides the project.
+    pub source: Source,
     folder: PathBuf,
 }
 
@@ -98,8 +101,14 @@ impl NodeScene {
     ///
     /// # Errors
     /// When a component cannot be started, with the last lines of its log.
-    pub async fn start(folder: &Path, prepared: &Prepared, lives: Lives) -> Result<Self> {
+    pub async fn start(
+        folder: &Path,
+        prepared: &Prepared,
+        lives: Lives,
+        identities: &Choice,
+    ) -> Result<Self> {
         let peers = &prepared.peers;
+        let trust = Trust::new(identities, ISSUER_URL.to_owned())?;
         let pause = images::busybox::pause()?;
         let options = cluster::Options {
             folder,
@@ -108,20 +117,19 @@ impl NodeScene {
             images: Registry::open(peers.registry(), &create(folder.join("images"))?).await?,
             sandbox_image: &pause.reference.to_string(),
             names: &[quay::HOST],
+            service_account_issuer: trust.of_cluster(),
         };
         let cluster = Cluster::start(options).await?;
+        let around = targets::Options {
+            address: ADDRESS,
+            trust,
+            robot_life: lives.robot,
+        };
+        let etcd = cluster.control_plane.etcd();
+        let targets = Targets::start(folder, peers, etcd, around).await?;
         let scene = Self {
-            targets: Targets::start(
-                folder,
-                peers,
-                cluster.control_plane.etcd(),
-                targets::Options {
-                    address: ADDRESS,
-                    issuer_url: ISSUER_URL.to_owned(),
-                    robot_life: lives.robot,
-                },
-            )
-            .await?,
+            source: Source::start(folder, &targets, &cluster.client()?).await?,
+            targets,
             cluster,
             folder: folder.to_owned(),
         };
@@ -295,10 +303,17 @@ impl NodeScene {
                 json!({ "op": "add", "path": path, "value": bundle })
             })
             .collect();
+        let (copied, change) = self.source.overlay();
+        let copied = workspace().join("manifests/overlays").join(copied);
+        let mut patches = vec![json!({
+            "target": { "kind": "MutatingWebhookConfiguration", "name": "argocd-identity" },
+            "patch": json!(trusts).to_string(),
+        })];
+        patches.extend(change.map(|change| json!({ "patch": change.to_string() })));
         Ok(json!({
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
-            "resources": [relative(overlay, &workspace().join("manifests/overlays/self-issued"))?],
+            "resources": [relative(overlay, &copied)?],
             "generatorOptions": { "disableNameSuffixHash": true },
             "configMapGenerator": [
                 { "name": "argocd-identity", "namespace": NAMESPACE, "behavior": "merge", "literals": settings },
@@ -311,10 +326,7 @@ impl NodeScene {
                 "type": "kubernetes.io/tls",
                 "files": ["tls.crt", "tls.key"],
             }],
-            "patches": [{
-                "target": { "kind": "MutatingWebhookConfiguration", "name": "argocd-identity" },
-                "patch": json!(trusts).to_string(),
-            }],
+            "patches": patches,
         }))
     }
 }

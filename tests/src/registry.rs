@@ -1,9 +1,11 @@
-//! The real distribution registry, on loopback, with token authentication and a folder as its storage.
+//! The real distribution registry, with a folder as its storage.
 //!
-//! Flows in: whose tokens it trusts. Flows out: its URL and its access log. Clients do not talk to it
-//! directly: it speaks plain HTTP, and what is in front of it ([`crate::quay`]) brings TLS and a realm.
+//! Flows in: whose tokens or client certificates it trusts. Flows out: its URL and its access log. With tokens, clients
+//! do not talk to it directly: it speaks plain HTTP on loopback, and what is in front of it ([`crate::quay`]) brings TLS
+//! and a realm. With certificates it speaks TLS itself.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
+use crate::control_plane::ServerCertificate;
 use crate::ports;
 use crate::process::Process;
 
@@ -28,6 +31,16 @@ pub struct TokenAuth {
     pub issuer: String,
     /// The JWKS document with the keys that may sign a token.
     pub jwks: String,
+}
+
+/// Whose client certificates the registry accepts (distribution's `http.tls.clientcas`): it ends every other handshake.
+pub struct CertificateAuth<'a> {
+    /// Where it listens.
+    pub address: Ipv4Addr,
+    /// Its own certificate.
+    pub certificate: &'a ServerCertificate,
+    /// The authorities of its clients' certificates, PEM.
+    pub client_authorities: &'a str,
 }
 
 /// A running registry. It stops when this is dropped; its folder stays.
@@ -51,7 +64,8 @@ impl Registry {
             "issuer": auth.issuer,
             "jwks": jwks,
         } });
-        Self::run(binary, folder, Some(auth)).await
+        let registry = Self::run(binary, folder, json!({ "auth": auth })).await?;
+        registry.answers(StatusCode::UNAUTHORIZED).await
     }
 
     /// As [`Registry::start`], but anybody may read and write: where a node pulls its images from.
@@ -59,26 +73,62 @@ impl Registry {
     /// # Errors
     /// As there.
     pub async fn open(binary: &Path, folder: &Path) -> Result<Self> {
-        Self::run(binary, folder, None).await
+        let registry = Self::run(binary, folder, json!({})).await?;
+        registry.answers(StatusCode::OK).await
     }
 
-    async fn run(binary: &Path, folder: &Path, auth: Option<Value>) -> Result<Self> {
+    /// As [`Registry::start`], but for whoever has a client certificate.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn with_certificates(
+        binary: &Path,
+        folder: &Path,
+        auth: &CertificateAuth<'_>,
+    ) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        let http = json!({ "http": {
+            "tls": {
+                "certificate": write(folder, "tls.crt", &auth.certificate.certificate)?,
+                "key": write(folder, "tls.key", &auth.certificate.key)?,
+                "clientcas": [write(folder, "clients.pem", auth.client_authorities)?],
+            },
+        } });
+        let mut registry = Self::run_at(auth.address, binary, folder, http).await?;
+        let address = (auth.address, registry.port);
+        registry
+            .process
+            .ready(READY, || async move {
+                tokio::net::TcpStream::connect(address).await?;
+                Ok(())
+            })
+            .await?;
+        Ok(registry)
+    }
+
+    async fn run(binary: &Path, folder: &Path, settings: Value) -> Result<Self> {
+        Self::run_at(Ipv4Addr::LOCALHOST, binary, folder, settings).await
+    }
+
+    /// Starts it with `settings` over those that every registry has.
+    async fn run_at(
+        address: Ipv4Addr,
+        binary: &Path,
+        folder: &Path,
+        mut settings: Value,
+    ) -> Result<Self> {
         let port = ports::free()?;
         let storage = folder.join("content");
         fs::create_dir_all(&storage).with_context(|| format!("create {}", storage.display()))?;
-        let ready = match auth {
-            Some(_) => StatusCode::UNAUTHORIZED,
-            None => StatusCode::OK,
-        };
-        // JSON is YAML, which is what the registry reads.
-        let config = json!({
-            "version": "0.1",
-            "log": { "level": "info", "accesslog": { "disabled": false } },
-            "storage": { "filesystem": { "rootdirectory": storage }, "delete": { "enabled": true } },
-            "http": { "addr": format!("127.0.0.1:{port}") },
-            "auth": auth,
+        settings["version"] = json!("0.1");
+        settings["log"] = json!({ "level": "info", "accesslog": { "disabled": false } });
+        settings["storage"] = json!({
+            "filesystem": { "rootdirectory": storage },
+            "delete": { "enabled": true },
         });
-        let config = write(folder, "config.yml", &config.to_string())?;
+        settings["http"]["addr"] = json!(format!("{address}:{port}"));
+        // JSON is YAML, which is what the registry reads.
+        let config = write(folder, "config.yml", &settings.to_string())?;
         let process = Process::start(
             "registry",
             Command::new(binary)
@@ -89,14 +139,17 @@ impl Registry {
         )?
         .with_grace(Duration::ZERO);
 
-        let mut registry = Self { process, port };
-        let url = format!("{}/v2/", registry.url());
+        Ok(Self { process, port })
+    }
+
+    /// Waits until it answers an anonymous request with this.
+    async fn answers(mut self, ready: StatusCode) -> Result<Self> {
+        let url = format!("{}/v2/", self.url());
         let client = reqwest::Client::builder()
             .no_proxy()
             .build()
             .context("make an HTTP client")?;
-        registry
-            .process
+        self.process
             .ready(READY, || async {
                 let status = client.get(&url).send().await?.status();
                 ensure!(
@@ -106,7 +159,13 @@ impl Registry {
                 Ok(())
             })
             .await?;
-        Ok(registry)
+        Ok(self)
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its plain loopback URL, without a trailing slash.

@@ -16,6 +16,7 @@ use crate::binaries::Binaries;
 use crate::code;
 use crate::control_plane::{self, ControlPlane, apply};
 use crate::folders::create;
+use crate::identities::{Choice, OIDC_HOST, Source, Trust};
 use crate::installation::{self, Installation, Plan};
 use crate::node::{self, Node};
 use crate::peers::Peers;
@@ -27,7 +28,7 @@ pub const ARGOCD: &str = "argocd";
 /// Name of the node.
 pub const NODE: &str = "node-1";
 /// Names that a [`crate::sandbox::Sandbox`] has to resolve for a scene.
-pub const HOSTS: [&str; 1] = [installation::ISSUER_HOST];
+pub const HOSTS: [&str; 2] = [installation::ISSUER_HOST, OIDC_HOST];
 /// Name of kubelet's folder in the scene's.
 const KUBELET: &str = "kubelet";
 
@@ -42,6 +43,8 @@ pub struct Surroundings {
     pub node: Arc<Node>,
     /// The cluster that Argo CD is in.
     pub control_plane: ControlPlane,
+    /// What gives identities besides the project.
+    pub source: Source,
     folder: PathBuf,
 }
 
@@ -50,10 +53,17 @@ impl Surroundings {
     ///
     /// # Errors
     /// When a component cannot be started, with the last lines of its log.
-    pub async fn start(folder: &Path, peers: &Peers, lives: Lives) -> Result<Self> {
+    pub async fn start(
+        folder: &Path,
+        peers: &Peers,
+        lives: Lives,
+        identities: &Choice,
+    ) -> Result<Self> {
         let plan = Plan::new(&create(folder.join("project"))?)?;
+        let trust = Trust::new(identities, plan.issuer_url())?;
         let options = control_plane::Options {
             nodes: vec![NODE.into()],
+            service_account_issuer: trust.of_cluster().map(str::to_owned),
             ..Default::default()
         };
         let control_plane = ControlPlane::start(folder, peers, options).await?;
@@ -68,15 +78,18 @@ impl Surroundings {
         let etcd = control_plane.etcd();
         let around = targets::Options {
             address: Ipv4Addr::LOCALHOST,
-            issuer_url: plan.issuer_url(),
+            trust,
             robot_life: lives.robot,
         };
         let (targets, node) = tokio::try_join!(
             Targets::start(folder, peers, etcd, around),
             Node::start(node_options)
         )?;
+        let client = control_plane.client()?;
+        let source = Source::start(folder, &targets, &client).await?;
         Ok(Self {
             plan,
+            source,
             targets,
             node: Arc::new(node),
             control_plane,
@@ -103,6 +116,7 @@ impl Surroundings {
             token_lifetime: lives.identity,
             kubelet: &self.kubelet(),
             environment: &[],
+            agent_environment: &self.source.agent_environment(),
         })
         .await
     }

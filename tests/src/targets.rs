@@ -13,9 +13,12 @@ use kube::api::DynamicObject;
 use crate::chart::{Chart, Destination};
 use crate::code::{self, CodeHost};
 use crate::control_plane::{Authority, Etcd, OidcIssuer, RemoteCluster, apply};
+use crate::folders::create;
+use crate::identities::Trust;
 use crate::installation::TRUST_DOMAIN;
 use crate::peers::Peers;
 use crate::quay::{self, Lifetimes, Quay, Robot};
+use crate::registry::{CertificateAuth, Registry};
 use crate::scene::ARGOCD;
 
 /// Audience of the remote cluster.
@@ -42,7 +45,7 @@ pub struct Options {
     /// Where they listen: loopback, or an address that pods can reach.
     pub address: Ipv4Addr,
     /// Whose identities they trust.
-    pub issuer_url: String,
+    pub trust: Trust,
     /// How long tokens of the registry's robots live.
     pub robot_life: Duration,
 }
@@ -55,8 +58,9 @@ pub struct Targets {
     pub quay: Quay,
     /// Issues every certificate of the scene.
     pub authority: Authority,
+    /// Whose identities both trust.
+    pub trust: Trust,
     address: Ipv4Addr,
-    issuer_url: String,
     folder: PathBuf,
 }
 
@@ -74,14 +78,14 @@ impl Targets {
     ) -> Result<Self> {
         let Options {
             address,
-            issuer_url,
+            trust,
             robot_life,
         } = options;
         let authority = Authority::new("argocd-workload-identity tests")?;
         let authority_file = folder.join(AUTHORITY_FILE);
         fs::write(&authority_file, authority.pem()).context("write the authority")?;
         let issuer = OidcIssuer {
-            url: issuer_url.clone(),
+            url: trust.issuer_url().to_owned(),
             ca_pem: authority.pem().to_owned(),
             audiences: vec![SPOKE_AUDIENCE.into(), SECOND_SPOKE_AUDIENCE.into()],
         };
@@ -93,10 +97,16 @@ impl Targets {
             remote,
             quay,
             authority,
+            trust,
             address,
-            issuer_url,
             folder: folder.to_owned(),
         })
+    }
+
+    /// Where they listen.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
     }
 
     /// The allow-list of an administrator who knows the hosts of registries and code, at any port, and the remote
@@ -110,12 +120,6 @@ impl Targets {
         )
     }
 
-    /// Whose identities the registry and the remote cluster trust.
-    #[must_use]
-    pub fn issuer_url(&self) -> &str {
-        &self.issuer_url
-    }
-
     /// Starts another registry under the same host name, at a port of its own, which is another host to
     /// Docker configurations. It has no robots and no content.
     ///
@@ -124,6 +128,29 @@ impl Targets {
     pub async fn registry(&self, peers: &Peers, name: &str, robot_life: Duration) -> Result<Quay> {
         let folder = self.folder.join("registries").join(name);
         registry(folder, peers, self.address, &self.authority, robot_life).await
+    }
+
+    /// Starts a registry that serves whoever has a certificate of one of the authorities (PEM), under the host name of the
+    /// private registry at a port of its own, with this chart below `charts`.
+    ///
+    /// # Errors
+    /// As [`Registry::with_certificates`], and with Helm's own words.
+    pub async fn certificate_registry(
+        &self,
+        peers: &Peers,
+        client_authorities: &str,
+        chart: &Chart<'_>,
+    ) -> Result<Registry> {
+        let folder = create(self.folder.join("certificate-registry"))?;
+        let open = Registry::open(peers.registry(), &folder).await?;
+        chart.push_in_the_open(peers.helm(), &folder, &open.url(), "charts")?;
+        drop(open);
+        let auth = CertificateAuth {
+            address: self.address,
+            certificate: &self.authority.issue(&[quay::HOST])?,
+            client_authorities,
+        };
+        Registry::with_certificates(peers.registry(), &folder, &auth).await
     }
 
     /// Starts a code host that knows the robots of a registry.
@@ -146,10 +173,10 @@ impl Targets {
     /// # Errors
     /// With Helm's own words.
     pub fn publish(&self, peers: &Peers, chart: &Chart<'_>) -> Result<()> {
-        let subject = identity("argocd-global");
+        let subject = self.trust.subject("argocd-global");
         self.quay.add_robot(Robot::federated(
             ROBOT,
-            &self.issuer_url,
+            self.trust.issuer_url(),
             subject,
             &["prod/"],
         ));
@@ -187,7 +214,7 @@ impl Targets {
              metadata: {{name: argocd}}\nroleRef: {{apiGroup: rbac.authorization.k8s.io, \
              kind: ClusterRole, name: cluster-admin}}\nsubjects:\n- apiGroup: \
              rbac.authorization.k8s.io\n  kind: User\n  name: {}\n",
-            identity("argocd-application-controller")
+            self.trust.cluster_subject()
         );
         apply(&self.remote.client()?, "", &yaml).await
     }
@@ -221,17 +248,15 @@ impl Targets {
         use base64::Engine as _;
         let ca = base64::engine::general_purpose::STANDARD.encode(self.remote.ca_pem());
         let config = serde_json::json!({ "tlsClientConfig": { "caData": ca } }).to_string();
-        Ok(secret(
-            name,
-            "cluster",
-            &[
-                ("name", name),
-                ("server", &self.remote.url()),
-                ("config", &config),
-                ("useWorkloadIdentity", "true"),
-                ("workloadIdentityAudience", SPOKE_AUDIENCE),
-            ],
-        ))
+        let (url, more) = (self.remote.url(), self.trust.secret_values());
+        let values = [
+            ("name", name),
+            ("server", &url),
+            ("config", &config),
+            ("useWorkloadIdentity", "true"),
+            ("workloadIdentityAudience", SPOKE_AUDIENCE),
+        ];
+        Ok(secret(name, "cluster", &[&values, more].concat()))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::chart::Chart;
 use crate::peers::Peers;
 use crate::quay::{self, Robot};
 use crate::scene::ARGOCD;
-use crate::targets::{Targets, identity, secret};
+use crate::targets::{Targets, secret};
 
 /// A team.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,12 +40,18 @@ impl Team {
     /// # Errors
     /// With Helm's own words.
     pub fn publish(&self, targets: &Targets, peers: &Peers, chart: &Chart<'_>) -> Result<()> {
-        let subject = identity(&format!("argocd-project-{}", self.project));
+        let subject = targets.trust.subject(&self.service_account());
         let folder = format!("{}/", self.folder);
-        let issuer = targets.issuer_url();
+        let issuer = targets.trust.issuer_url();
         let robot = Robot::federated(self.robot, issuer, subject, &[&folder]);
         targets.quay.add_robot(robot);
         targets.push(peers, &targets.quay, &self.charts(), chart)
+    }
+
+    /// The service account that stands for the project.
+    #[must_use]
+    pub fn service_account(&self) -> String {
+        format!("argocd-project-{}", self.project)
     }
 
     /// Where its charts are: `prod/charts`.
@@ -69,21 +75,19 @@ impl Team {
 
     fn secret(&self, targets: &Targets, name: &str, kind: &str, url: &str) -> String {
         let auth = targets.quay.federation_url();
-        secret(
-            name,
-            "repository",
-            &[
-                ("type", kind),
-                ("url", url),
-                ("project", self.project),
-                ("useWorkloadIdentity", "true"),
-                ("workloadIdentityProvider", "spiffe"),
-                ("workloadIdentityAudience", quay::HOST),
-                ("workloadIdentityRegistryAuthURL", &auth),
-                ("workloadIdentityRegistryService", targets.quay.host()),
-                ("workloadIdentityRegistryUsername", self.robot),
-            ],
-        )
+        let values = [
+            ("type", kind),
+            ("url", url),
+            ("project", self.project),
+            ("useWorkloadIdentity", "true"),
+            ("workloadIdentityProvider", "spiffe"),
+            ("workloadIdentityAudience", quay::HOST),
+            ("workloadIdentityRegistryAuthURL", &auth),
+            ("workloadIdentityRegistryService", targets.quay.host()),
+            ("workloadIdentityRegistryUsername", self.robot),
+        ];
+        let more = targets.trust.secret_values();
+        secret(name, "repository", &[&values, more].concat())
     }
 
     /// An Application of this team with the chart of `owner`, pulled by Helm, into a namespace of the
@@ -110,6 +114,23 @@ impl Team {
         let source = json!({
             "repoURL": self.artifact(targets, chart),
             "path": ".",
+            "targetRevision": chart.version,
+        });
+        self.application(targets, name, source)
+    }
+
+    /// The same as [`Team::helm_application`], from folder `charts` of another registry.
+    #[must_use]
+    pub fn certified_application(
+        &self,
+        targets: &Targets,
+        name: &str,
+        host: &str,
+        chart: &Chart<'_>,
+    ) -> String {
+        let source = json!({
+            "repoURL": format!("{host}/charts"),
+            "chart": chart.name,
             "targetRevision": chart.version,
         });
         self.application(targets, name, source)

@@ -79,6 +79,8 @@ pub struct Options<'a> {
     pub sandbox_image: &'a str,
     /// Names that pods resolve to the node's address.
     pub names: &'a [&'a str],
+    /// `iss` of service account tokens, if not what most clusters have.
+    pub service_account_issuer: Option<&'a str>,
 }
 
 impl Cluster {
@@ -94,6 +96,7 @@ impl Cluster {
             images,
             sandbox_image,
             names,
+            service_account_issuer,
         } = options;
         network::set_up()?;
         let containerd =
@@ -105,6 +108,7 @@ impl Cluster {
                 address: ADDRESS,
                 nodes: vec![NODE.into()],
                 extra_names: vec![API_SERVICE.into()],
+                service_account_issuer: service_account_issuer.map(str::to_owned),
                 ..Default::default()
             },
         )

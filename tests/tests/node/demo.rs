@@ -13,6 +13,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let limit = Duration::from_secs(600);
     vec![
         last!(it_ends_well).within(limit),
+        last!(with_spire).within(limit),
         last!(a_crash_leaves_nothing).within(limit),
     ]
 }
@@ -20,6 +21,13 @@ pub(crate) fn cases() -> Vec<Case> {
 async fn it_ends_well(prepared: &Ready) -> Result<()> {
     let folder = prepared.folder.join("demo");
     harness::demo::ends_well(env!("CARGO_BIN_EXE_demo"), &["--node"], &folder).await
+}
+
+/// The overlay, with the socket of SPIRE on the host.
+async fn with_spire(prepared: &Ready) -> Result<()> {
+    let folder = prepared.folder.join("demo-spire");
+    let arguments = ["--node", "--identity", "spire"];
+    harness::demo::ends_well(env!("CARGO_BIN_EXE_demo"), &arguments, &folder).await
 }
 
 async fn a_crash_leaves_nothing(prepared: &Ready) -> Result<()> {

@@ -9,6 +9,7 @@ use harness::bindings::{self, CredentialBinding};
 use harness::chart::Chart;
 use harness::cluster::ADDRESS;
 use harness::control_plane::apply;
+use harness::identities::Choice;
 use harness::node_scene::{HOSTS, NodeScene, Prepared};
 use harness::sandbox::Isolation;
 use harness::scene::ARGOCD;
@@ -69,7 +70,7 @@ impl trials::Scene for Scene {
 
     async fn start(ready: &Ready, _with_argocd: bool) -> Result<Self> {
         let folder = ready.folder.join("scene");
-        let node = NodeScene::start(&folder, &ready.prepared, LIVES).await?;
+        let node = NodeScene::start(&folder, &ready.prepared, LIVES, &Choice::default()).await?;
         node.targets.publish(&ready.prepared.peers, &CHART)?;
         node.install(LIVES).await?;
         let client = node.client()?;

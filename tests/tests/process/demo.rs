@@ -1,4 +1,4 @@
-//! `cargo demo` as somebody who has just cloned the project runs it.
+//! `cargo demo` as somebody who has just cloned the project runs it, with every source of identities.
 
 use std::time::Duration;
 
@@ -10,10 +10,34 @@ use crate::scene::Prepared;
 /// The trials of this module.
 pub(crate) fn cases() -> Vec<Case> {
     // It aims at a minute; this machine may be busy.
-    vec![last!(it_ends_well).within(Duration::from_secs(600))]
+    let limit = Duration::from_secs(600);
+    vec![
+        last!(it_ends_well).within(limit),
+        last!(with_spire).within(limit),
+        last!(with_the_workload_api).within(limit),
+        last!(with_service_accounts).within(limit),
+    ]
 }
 
 async fn it_ends_well(prepared: &Prepared) -> Result<()> {
-    let folder = prepared.folder.join("demo");
-    harness::demo::ends_well(env!("CARGO_BIN_EXE_demo"), &[], &folder).await
+    play(prepared, "demo", &[]).await
+}
+
+async fn with_spire(prepared: &Prepared) -> Result<()> {
+    play(prepared, "demo-spire", &["--identity", "spire"]).await
+}
+
+async fn with_the_workload_api(prepared: &Prepared) -> Result<()> {
+    let arguments = ["--identity", "workload-api"];
+    play(prepared, "demo-workload-api", &arguments).await
+}
+
+async fn with_service_accounts(prepared: &Prepared) -> Result<()> {
+    let arguments = ["--identity", "service-account"];
+    play(prepared, "demo-service-account", &arguments).await
+}
+
+async fn play(prepared: &Prepared, name: &str, arguments: &[&str]) -> Result<()> {
+    let folder = prepared.folder.join(name);
+    harness::demo::ends_well(env!("CARGO_BIN_EXE_demo"), arguments, &folder).await
 }

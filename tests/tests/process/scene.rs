@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use harness::argocd::ArgoCd;
 use harness::binaries::Binaries;
+use harness::identities::Choice;
 use harness::installation::Installation;
 use harness::packages;
 use harness::peers::{self, Peers};
@@ -74,7 +75,8 @@ impl trials::Scene for Scene {
 
     async fn start(prepared: &Prepared, with_argocd: bool) -> Result<Self> {
         let folder = prepared.folder.join("scene");
-        let around = Surroundings::start(&folder, &prepared.peers, LIVES).await?;
+        let around =
+            Surroundings::start(&folder, &prepared.peers, LIVES, &Choice::default()).await?;
         let installation = around.install(&prepared.binaries, LIVES).await?;
         let argocd = if with_argocd {
             Some(around.argocd(&prepared.peers, &prepared.binaries).await?)

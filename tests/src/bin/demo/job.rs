@@ -2,12 +2,15 @@
 //! are created, each team's Application is synced with its own identity and refused the other's chart, a
 //! credential is renewed.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use harness::argocd::{Applications, Report};
+use harness::binaries::Binaries;
 use harness::bindings::{self, CredentialBinding};
 use harness::chart::Chart;
+use harness::identities::{Registered, Source};
 use harness::peers::Peers;
 use harness::process::wait_until;
 use harness::quay::Endpoint;
@@ -17,15 +20,15 @@ use harness::teams::{PRODUCTION, STAGING, Team, app_project};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 
-use crate::secrets;
 use crate::story::{Credential, Story};
+use crate::{certificate, secrets};
 
 /// Short enough that credentials rotate while one watches.
 pub(crate) const LIVES: Lives = Lives {
     identity: Duration::from_secs(30),
     robot: Duration::from_secs(20),
 };
-const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// A sync takes seconds, unless the first comparison failed.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
 /// Both teams call it the same; only its folder tells them apart.
@@ -72,13 +75,35 @@ pub(crate) async fn publish(story: &mut Story, targets: &Targets, peers: &Peers)
     Ok(())
 }
 
+/// Where the job is done, and with what.
+pub(crate) struct Stage<'a> {
+    pub(crate) targets: &'a Targets,
+    pub(crate) source: &'a Source,
+    pub(crate) peers: &'a Peers,
+    pub(crate) binaries: &'a Binaries,
+    /// With all rights in the cluster that Argo CD is in, as the one below.
+    pub(crate) client: &'a Client,
+    pub(crate) kubeconfig: &'a Path,
+    pub(crate) applications: &'a Applications,
+}
+
 /// From the Secrets of the guides to synced Applications, and on to the next credential.
-pub(crate) async fn sync(
-    story: &mut Story,
-    targets: &Targets,
-    client: &Client,
-    applications: &Applications,
-) -> Result<Vec<Credential>> {
+pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<Vec<Credential>> {
+    let (targets, client, applications) = (stage.targets, stage.client, stage.applications);
+    if stage.source.is_stand_in() {
+        story.step(
+            "identities come from a test server that stands in for SPIRE (docs/stand-ins.md)",
+        );
+    }
+    let accounts = TEAMS.map(|team| team.service_account());
+    let accounts = accounts.into_iter().chain(["argocd-global-cluster".into()]);
+    let made = stage
+        .source
+        .make_accounts(client, &accounts.collect::<Vec<_>>())
+        .await?;
+    if !made.is_empty() {
+        story.step(format!("created the service accounts {}", made.join(", ")));
+    }
     for (what, secret) in [
         (
             "Helm repository",
@@ -98,12 +123,29 @@ pub(crate) async fn sync(
             story.detail(line);
         }
     }
+    match stage.source.register(stage.binaries, stage.kubeconfig)? {
+        Registered::Nowhere => {}
+        Registered::Here(identities) => {
+            story.step("registered with SPIRE what argocd-identity generate spire prints:");
+            for spiffe_id in identities {
+                story.detail(spiffe_id);
+            }
+        }
+        Registered::Elsewhere(commands) => {
+            story.step(
+                "argocd-identity generate spire prints what is to be registered with SPIRE now:",
+            );
+            for line in commands.lines() {
+                story.detail(line);
+            }
+        }
+    }
     let bound = bindings::api(client.clone(), ARGOCD);
     for name in ["prod-registry", "staging-registry", "spoke"] {
         let binding = bindings::ready(&bound, name, LIMIT).await?;
         story.step(format!(
             "binding {name} is Ready as {}",
-            binding.spec.identity.spiffe_id
+            binding.spec.identity.subject(ARGOCD)
         ));
     }
 
@@ -119,7 +161,7 @@ pub(crate) async fn sync(
         .await?;
     for team in TEAMS {
         let report = synced(applications, team.project).await?;
-        deployed(targets, team).await?;
+        deployed(targets, team, CHART).await?;
         story.step(format!(
             "Application {0} is {1} and {2}; the remote cluster has {0}'s chart",
             team.project, report.sync, report.health
@@ -130,6 +172,7 @@ pub(crate) async fn sync(
         .await?;
     let refusal = refused(applications).await?;
     story.step(format!("Application {CROSS} is refused: {refusal}"));
+    certificate::sync(story, stage).await?;
     for team in TEAMS {
         let pulls = pulls(targets, team)?;
         story.step(format!(
@@ -190,7 +233,7 @@ async fn refused(applications: &Applications) -> Result<String> {
 /// The remote cluster looks for its issuer's keys every ten seconds, and that issuer has just been installed: a
 /// first comparison may come too early. Argo CD's next one comes after minutes, unless it is asked for one, as
 /// a user does who sees the error.
-async fn synced(applications: &Applications, name: &str) -> Result<Report> {
+pub(crate) async fn synced(applications: &Applications, name: &str) -> Result<Report> {
     if let Ok(report) = applications.synced_and_healthy(name, FIRST_LOOK).await {
         return Ok(report);
     }
@@ -248,7 +291,7 @@ async fn credentials(client: Client) -> Result<Vec<Credential>> {
             let status = it.status.unwrap_or_default();
             Credential {
                 target: it.spec.target.address,
-                identity: it.spec.identity.spiffe_id,
+                identity: it.spec.identity.subject(ARGOCD),
                 expires: status
                     .nodes
                     .iter()
@@ -264,11 +307,11 @@ async fn credentials(client: Client) -> Result<Vec<Credential>> {
 }
 
 /// Waits until the team's own chart is in the team's namespace.
-async fn deployed(targets: &Targets, team: Team) -> Result<()> {
+pub(crate) async fn deployed(targets: &Targets, team: Team, chart: &str) -> Result<()> {
     let api: Api<ConfigMap> = Api::namespaced(targets.remote.client()?, team.project);
     let api = &api;
     wait_until("the chart's ConfigMap", LIMIT, || async move {
-        let found = api.get(CHART).await.context("read it")?;
+        let found = api.get(chart).await.context("read it")?;
         let message = found.data.and_then(|mut data| data.remove("message"));
         ensure!(message.as_deref() == Some(team.project), "{message:?}");
         Ok(())

@@ -3,6 +3,7 @@
 //! Ends with the line `demo: ok`, or with exit code 1 and the error that
 //! stopped it.
 
+mod certificate;
 mod injected;
 mod job;
 mod node;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
 use harness::cluster::ADDRESS;
+use harness::identities::Choice;
 use harness::sandbox::{Isolation, Sandbox, interrupted};
 use harness::{node_scene, scene};
 
@@ -27,6 +29,8 @@ struct Arguments {
     /// Run it in real pods: on a node with kubelet and containerd, in a network of its own.
     #[arg(long)]
     node: bool,
+    #[command(flatten)]
+    identity: Choice,
     /// Leave everything running at the end, until Ctrl-C.
     #[arg(long)]
     keep: bool,

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use harness::node_scene::{NodeScene, Prepared};
 
+use crate::job::Stage;
 use crate::story::Story;
 use crate::{Arguments, injected, job};
 
@@ -14,7 +15,7 @@ pub(crate) async fn play(folder: &Path, arguments: &Arguments) -> Result<()> {
     let mut story = Story::default();
     story.step("prepared: peers, images' contents and project are built");
 
-    let scene = NodeScene::start(folder, &prepared, job::LIVES).await?;
+    let scene = NodeScene::start(folder, &prepared, job::LIVES, &arguments.identity).await?;
     story.step(format!(
         "a node is Ready in a cluster ({}); a remote cluster ({}) and a private registry ({}) answer",
         scene.cluster.control_plane.url(),
@@ -35,10 +36,20 @@ pub(crate) async fn play(folder: &Path, arguments: &Arguments) -> Result<()> {
     for line in injected::describe(&client).await? {
         story.detail(line);
     }
-    let credentials = job::sync(&mut story, &scene.targets, &client, &applications).await?;
+    let config = scene.cluster.kubectl().config();
+    let stage = Stage {
+        targets: &scene.targets,
+        source: &scene.source,
+        peers: &prepared.peers,
+        binaries: &prepared.binaries,
+        client: &client,
+        kubeconfig: config,
+        applications: &applications,
+    };
+    let credentials = job::sync(&mut story, &stage).await?;
     story.end(credentials, arguments.report.as_deref())?;
     if arguments.keep {
-        crate::keep(scene.cluster.kubectl().config()).await;
+        crate::keep(config).await;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use harness::packages;
 use harness::peers::Peers;
 use harness::scene::Surroundings;
 
+use crate::job::Stage;
 use crate::story::Story;
 use crate::{Arguments, injected, job};
 
@@ -20,7 +21,7 @@ pub(crate) async fn play(folder: &Path, arguments: &Arguments) -> Result<()> {
     let mut story = Story::default();
     story.step("prepared: peers and project are built");
 
-    let around = Surroundings::start(folder, &peers, job::LIVES).await?;
+    let around = Surroundings::start(folder, &peers, job::LIVES, &arguments.identity).await?;
     story.step(format!(
         "a cluster ({}), a remote cluster ({}) and a private registry ({}) answer",
         around.control_plane.url(),
@@ -39,11 +40,20 @@ pub(crate) async fn play(folder: &Path, arguments: &Arguments) -> Result<()> {
         story.detail(line);
     }
     let applications = argocd.applications();
-    let credentials = job::sync(&mut story, &around.targets, &client, &applications).await?;
+    let token = around.control_plane.admin_token();
+    let config = around.control_plane.kubeconfig("demo", token)?;
+    let stage = Stage {
+        targets: &around.targets,
+        source: &around.source,
+        peers: &peers,
+        binaries: &binaries,
+        client: &client,
+        kubeconfig: &config,
+        applications: &applications,
+    };
+    let credentials = job::sync(&mut story, &stage).await?;
     story.end(credentials, arguments.report.as_deref())?;
     if arguments.keep {
-        let token = around.control_plane.admin_token();
-        let config = around.control_plane.kubeconfig("demo", token)?;
         crate::keep(&config).await;
     }
     Ok(())

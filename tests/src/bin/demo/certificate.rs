@@ -1,0 +1,72 @@
+//! A registry that wants a client certificate: production shows its X.509-SVID, where the source of identities gives
+//! some.
+
+use anyhow::{Context as _, Result, ensure};
+use harness::bindings;
+use harness::chart::Chart;
+use harness::quay;
+use harness::scene::ARGOCD;
+use harness::targets::secret;
+use harness::teams::PRODUCTION;
+
+use crate::job::{LIMIT, Stage, deployed, synced};
+use crate::secrets;
+use crate::story::Story;
+
+const NAME: &str = "production-certificate";
+const CHART: Chart<'_> = Chart {
+    name: "certified",
+    version: "1.0.0",
+    message: PRODUCTION.project,
+};
+
+/// From the registry to a synced Application.
+pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<()> {
+    let Some(authorities) = stage.source.certificate_authorities() else {
+        return Ok(());
+    };
+    let targets = stage.targets;
+    let registry = targets
+        .certificate_registry(stage.peers, &authorities, &CHART)
+        .await?;
+    let host = format!("{}:{}", quay::HOST, registry.port());
+    let refusal = without_certificate(stage, &host).await?;
+    story.step(format!(
+        "a registry at {host} takes SPIRE's certificates only; without one: {refusal}"
+    ));
+    let values = [
+        ("type", "helm"),
+        ("url", &format!("oci://{host}/charts")),
+        ("project", PRODUCTION.project),
+        ("useWorkloadIdentity", "true"),
+        ("workloadIdentityProvider", "spiffe"),
+        ("workloadIdentityCredential", "SpiffeCertificate"),
+    ];
+    secrets::create(stage.client, &secret(NAME, "repository", &values)).await?;
+    let bound = bindings::api(stage.client.clone(), ARGOCD);
+    bindings::ready(&bound, NAME, LIMIT).await?;
+    let application = PRODUCTION.certified_application(targets, NAME, &host, &CHART);
+    stage.applications.apply(&application).await?;
+    let report = synced(stage.applications, NAME).await?;
+    deployed(targets, PRODUCTION, CHART.name).await?;
+    story.step(format!(
+        "Application {NAME} is {} and {}, pulled with production's X.509-SVID",
+        report.sync, report.health
+    ));
+    Ok(())
+}
+
+/// What somebody without a certificate gets.
+async fn without_certificate(stage: &Stage<'_>, host: &str) -> Result<String> {
+    let authority = reqwest::Certificate::from_pem(stage.targets.authority.pem().as_bytes())
+        .context("the authority's certificate")?;
+    let client = reqwest::Client::builder()
+        .tls_certs_only([authority])
+        .no_proxy()
+        .build()
+        .context("make an HTTP client")?;
+    let answer = client.get(format!("https://{host}/v2/")).send().await;
+    ensure!(answer.is_err(), "it answers {answer:?}");
+    let error = answer.err().map(anyhow::Error::from).context("no error")?;
+    Ok(error.root_cause().to_string())
+}
