@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{DynamicObject, ObjectMeta, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
+use shared::errors::Code;
 
 use super::Kind;
 use super::documents::Documents;
@@ -153,6 +154,16 @@ impl Source {
             } } },
         });
         (overlay, Some(patch))
+    }
+
+    /// The reason that bindings give for as long as the projects are not known.
+    #[must_use]
+    pub fn unknown(&self) -> Option<Code> {
+        match self.kind {
+            Kind::SelfIssued => None,
+            Kind::Spire | Kind::WorkloadApi => Some(Code::IdentityNotRegistered),
+            Kind::ServiceAccount => Some(Code::ServiceAccountMissing),
+        }
     }
 
     /// Makes the service accounts that stand for projects where they are the identities. Returns their names.

@@ -19,6 +19,7 @@ use harness::targets::{Lives, Targets};
 use harness::teams::{PRODUCTION, STAGING, Team, app_project};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
+use shared::errors::Code;
 
 use crate::story::{Credential, Story};
 use crate::{certificate, secrets};
@@ -37,6 +38,10 @@ const VERSION: &str = "1.0.0";
 /// Of production's chart, and never deployed by it: what Argo CD has in its cache it serves to every project.
 const NEXT_VERSION: &str = "1.1.0";
 const TEAMS: [Team; 2] = [PRODUCTION, STAGING];
+/// The guides' Secrets, of production, staging and the remote cluster.
+const SECRETS: [&str; 3] = ["prod-registry", "staging-registry", "spoke"];
+/// Stands for cluster Secrets without a project.
+const GLOBAL_CLUSTER: &str = "argocd-global-cluster";
 /// The Application that asks for what is not its team's.
 const CROSS: &str = "staging-reads-production";
 /// Of an error that quotes a whole command.
@@ -95,25 +100,16 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<Vec<Cre
             "identities come from a test server that stands in for SPIRE (docs/stand-ins.md)",
         );
     }
-    let accounts = TEAMS.map(|team| team.service_account());
-    let accounts = accounts.into_iter().chain(["argocd-global-cluster".into()]);
-    let made = stage
-        .source
-        .make_accounts(client, &accounts.collect::<Vec<_>>())
-        .await?;
-    if !made.is_empty() {
-        story.step(format!("created the service accounts {}", made.join(", ")));
-    }
     for (what, secret) in [
         (
             "Helm repository",
-            PRODUCTION.charts_secret(targets, "prod-registry"),
+            PRODUCTION.charts_secret(targets, SECRETS[0]),
         ),
         (
             "native OCI repository",
-            STAGING.artifact_secret(targets, "staging-registry", &chart(STAGING)),
+            STAGING.artifact_secret(targets, SECRETS[1], &chart(STAGING)),
         ),
-        ("cluster", targets.cluster_secret("spoke")?),
+        ("cluster", targets.cluster_secret(SECRETS[2])?),
     ] {
         let lines = secrets::create(client, &secret).await?;
         story.step(format!(
@@ -122,6 +118,20 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<Vec<Cre
         for line in lines {
             story.detail(line);
         }
+    }
+    let bound = bindings::api(client.clone(), ARGOCD);
+    if let Some(code) = stage.source.unknown() {
+        let reason = unknown(&bound, code).await?;
+        story.step(format!("binding {} is not Ready yet: {reason}", SECRETS[0]));
+    }
+    let accounts = TEAMS.map(|team| team.service_account());
+    let accounts: Vec<_> = accounts
+        .into_iter()
+        .chain([GLOBAL_CLUSTER.into()])
+        .collect();
+    let made = stage.source.make_accounts(client, &accounts).await?;
+    if !made.is_empty() {
+        story.step(format!("created the service accounts {}", made.join(", ")));
     }
     match stage.source.register(stage.binaries, stage.kubeconfig)? {
         Registered::Nowhere => {}
@@ -140,8 +150,7 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<Vec<Cre
             }
         }
     }
-    let bound = bindings::api(client.clone(), ARGOCD);
-    for name in ["prod-registry", "staging-registry", "spoke"] {
+    for name in SECRETS {
         let binding = bindings::ready(&bound, name, LIMIT).await?;
         story.step(format!(
             "binding {name} is Ready as {}",
@@ -181,7 +190,7 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<Vec<Cre
         ));
     }
 
-    rotated(&bound, "prod-registry").await?;
+    rotated(&bound, SECRETS[0]).await?;
     let report = applications.hard_refresh("production", LIMIT).await?;
     ensure!(
         report.is_good(),
@@ -190,6 +199,16 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<Vec<Cre
     story
         .step("the registry credential was renewed under the running Argo CD, and it synced again");
     credentials(client.clone()).await
+}
+
+/// Waits until the first binding says with this code why it has no identity, and returns the whole sentence.
+async fn unknown(bound: &Api<CredentialBinding>, code: Code) -> Result<String> {
+    let wanted = ("Degraded", "True", code.as_str());
+    let [name, ..] = SECRETS;
+    let found = bindings::has_condition(bound, name, wanted, LIMIT).await?;
+    let conditions = found.status.iter().flat_map(|status| &status.conditions);
+    let mut degraded = conditions.filter(|it| it.kind == "Degraded");
+    Ok(degraded.next().context("no condition")?.message.clone())
 }
 
 /// How often the registry served a team's robot. What it served lies in the team's folder.
