@@ -28,6 +28,8 @@ pub const ARGOCD: &str = "argocd";
 pub const NODE: &str = "node-1";
 /// Names that a [`crate::sandbox::Sandbox`] has to resolve for a scene.
 pub const HOSTS: [&str; 1] = [installation::ISSUER_HOST];
+/// An audience that the scene's API server takes for its own, and whose form does not show it.
+pub const OWN_AUDIENCE: &str = "this-cluster.example.test";
 /// Name of kubelet's folder in the scene's.
 const KUBELET: &str = "kubelet";
 
@@ -52,10 +54,13 @@ impl Surroundings {
     /// When a component cannot be started, with the last lines of its log.
     pub async fn start(folder: &Path, peers: &Peers, lives: Lives) -> Result<Self> {
         let plan = Plan::new(&create(folder.join("project"))?)?;
-        let options = control_plane::Options {
+        let mut options = control_plane::Options {
             nodes: vec![NODE.into()],
             ..Default::default()
         };
+        let issuer = &options.service_account_issuer;
+        let audiences = format!("--api-audiences={issuer},{OWN_AUDIENCE}");
+        options.api_server_flags.push(audiences.into());
         let control_plane = ControlPlane::start(folder, peers, options).await?;
         let node_options = node::Options {
             name: NODE.into(),
