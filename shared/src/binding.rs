@@ -162,6 +162,35 @@ pub fn is_mintable(service_account: &str) -> bool {
     }) || ["argocd-global", "argocd-global-cluster"].contains(&service_account)
 }
 
+/// Whether API servers usually take this audience for their own: what can be
+/// told without asking one. The API server's policy has the same forms.
+pub fn is_usual_api_server_audience(audience: &str) -> bool {
+    let audience = audience.to_ascii_lowercase();
+    let bare = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| audience.strip_prefix(scheme))
+        .unwrap_or(&audience);
+    let host = bare.split([':', '/']).next().unwrap_or_default();
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let is_in_cluster = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.svc.default",
+        "k3s",
+        "rke2",
+    ]
+    .contains(&host)
+        || host.starts_with("kubernetes.default.svc.");
+    // Issuers of managed clusters, which are the default audience, and the
+    // names of their API servers.
+    is_in_cluster
+        || bare.starts_with("container.googleapis.com/v1/projects/")
+        || host.starts_with("oidc.eks.")
+        || host.ends_with(".oic.prod-aks.azure.com")
+        || host.ends_with(".azmk8s.io")
+}
+
 /// Kinds of proof of an identity, by the names of the Flux RFC discussion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CredentialKind {
@@ -204,6 +233,9 @@ pub struct Exchange {
     /// The account at the registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
+    /// Who the identity is at its cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<CloudAccount>,
 }
 
 impl Exchange {
@@ -215,8 +247,36 @@ impl Exchange {
             token_url: None,
             service: None,
             username: None,
+            account: None,
         }
     }
+}
+
+/// Who the identity is at its cloud, from annotations of the service account.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", rename_all_fields = "camelCase")]
+pub enum CloudAccount {
+    /// At AWS.
+    Aws {
+        /// The role to assume.
+        role_arn: String,
+    },
+    /// At Google Cloud.
+    Gcp {
+        /// The email of the service account to impersonate.
+        service_account: String,
+        /// The workload identity provider, `projects/…/providers/…`; without
+        /// it, the audience names it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        workload_identity_provider: Option<String>,
+    },
+    /// At Microsoft Entra.
+    Azure {
+        /// The application, or the managed identity.
+        client_id: String,
+        /// The tenant that it is in.
+        tenant_id: String,
+    },
 }
 
 /// Exchange protocols.
@@ -404,11 +464,16 @@ pub fn undeliverable(object: &str, spec: &CredentialBindingSpec) -> Option<Named
         CredentialKind::SpiffeJWT => None,
         CredentialKind::ServiceAccountToken => {
             let account = &spec.identity.service_account;
-            let words = format!("service account {account}");
-            if is_mintable(account) {
-                None
+            let audience = &spec.identity.audience;
+            if !is_mintable(account) {
+                refuse(
+                    Code::ServiceAccountForbidden,
+                    format!("service account {account}"),
+                )
+            } else if is_usual_api_server_audience(audience) {
+                refuse(Code::AudienceForbidden, format!("audience `{audience}`"))
             } else {
-                refuse(Code::ServiceAccountForbidden, words)
+                None
             }
         }
         // Only the credential proxy shows a certificate to a registry, and
@@ -478,6 +543,36 @@ mod tests {
             ),
         ] {
             assert_eq!(code(pointer, value.clone()), expected, "{pointer}: {value}");
+        }
+    }
+
+    #[test]
+    fn the_audiences_of_api_servers_are_told_by_their_form() {
+        for audience in [
+            "https://kubernetes.default.svc",
+            "https://kubernetes.default.svc.cluster.local",
+            "https://kubernetes.default.svc:443/",
+            "HTTPS://Kubernetes.Default.SVC.",
+            "kubernetes.default",
+            "kubernetes.svc.default",
+            "k3s",
+            "https://container.googleapis.com/v1/projects/p/locations/l/clusters/c",
+            "https://oidc.eks.eu-west-1.amazonaws.com/id/ABC",
+            "https://a-b.hcp.westeurope.azmk8s.io:443",
+            "https://westeurope.oic.prod-aks.azure.com/t/i/",
+        ] {
+            assert!(is_usual_api_server_audience(audience), "{audience}");
+        }
+        for audience in [
+            "quay.example.org",
+            "sts.amazonaws.com",
+            "api://AzureADTokenExchange",
+            "https://iam.googleapis.com/projects/1/locations/global",
+            "kubernetes.example.org",
+            "https://example.org/kubernetes.default.svc",
+            "",
+        ] {
+            assert!(!is_usual_api_server_audience(audience), "{audience}");
         }
     }
 

@@ -91,7 +91,7 @@ enum Place {
 #[derive(Debug, PartialEq, Eq)]
 enum Holding {
     Alone(String),
-    As(Identity, Exchange),
+    As(Identity, Box<Exchange>),
     At(Option<String>),
 }
 
@@ -120,7 +120,7 @@ fn stakes(claim: Claim<'_>) -> Vec<(Place, Holding)> {
     }
     if let (Delivery::DockerConfig, Some(host)) = (spec.delivery, registry_host(spec)) {
         let key = host.docker_config_key().to_owned();
-        let holding = Holding::As(spec.identity.clone(), spec.exchange.clone());
+        let holding = Holding::As(spec.identity.clone(), Box::new(spec.exchange.clone()));
         stakes.push((Place::DockerHost(key), holding));
     }
     let is_token = spec.identity.credential != CredentialKind::SpiffeCertificate;

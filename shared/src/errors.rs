@@ -191,8 +191,8 @@ catalogue! {
         "the service account of the project does not exist";
         "Create it in the Secret's namespace: kubectl create serviceaccount <name>.";
     ServiceAccountAnnotationMissing "service-account-annotation-missing":
-        "the service account lacks an annotation that the provider needs";
-        "Add the annotation that is shown to the service account.";
+        "the service account lacks an annotation that the provider needs, or its value cannot be used";
+        "Set the annotation that is shown on the service account.";
     TokenRequestRefused "token-request-refused":
         "the API server makes no token of the service account";
         "Read the words that are shown; the control plane needs create on serviceaccounts/token in the Secret's namespace (manifests/components/argocd-namespace).";

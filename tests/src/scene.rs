@@ -29,6 +29,8 @@ pub const ARGOCD: &str = "argocd";
 pub const NODE: &str = "node-1";
 /// Names that a [`crate::sandbox::Sandbox`] has to resolve for a scene.
 pub const HOSTS: [&str; 2] = [installation::ISSUER_HOST, OIDC_HOST];
+/// An audience that the scene's API server takes for its own, and whose form does not show it.
+pub const OWN_AUDIENCE: &str = "this-cluster.example.test";
 /// Name of kubelet's folder in the scene's.
 const KUBELET: &str = "kubelet";
 
@@ -61,11 +63,16 @@ impl Surroundings {
     ) -> Result<Self> {
         let plan = Plan::new(&create(folder.join("project"))?)?;
         let trust = Trust::new(identities, plan.issuer_url())?;
-        let options = control_plane::Options {
+        let mut options = control_plane::Options {
             nodes: vec![NODE.into()],
-            service_account_issuer: trust.of_cluster().map(str::to_owned),
             ..Default::default()
         };
+        if let Some(issuer) = trust.of_cluster() {
+            options.service_account_issuer = issuer.to_owned();
+        }
+        let issuer = &options.service_account_issuer;
+        let audiences = format!("--api-audiences={issuer},{OWN_AUDIENCE}");
+        options.api_server_flags.push(audiences.into());
         let control_plane = ControlPlane::start(folder, peers, options).await?;
         let node_options = node::Options {
             name: NODE.into(),

@@ -328,6 +328,8 @@ fn exchange(
         token_url: secret.token_url.as_ref().map(Url::to_string),
         service: secret.registry_service.clone(),
         username: secret.registry_username.clone(),
+        // The service account says; nothing here looks at it.
+        account: None,
     }
 }
 
@@ -341,7 +343,8 @@ fn audience(secret: &RepositorySecret, kind: ExchangeKind, problems: &mut Proble
         _ => "",
     };
     let audience = secret.audience.as_deref().unwrap_or(default);
-    if audience.is_empty() {
+    // The service account's annotation may name the provider in its place.
+    if audience.is_empty() && kind != ExchangeKind::Gar {
         problems.add(Code::AudienceMissing, key::AUDIENCE, "not set");
     }
     audience.to_owned()

@@ -9,6 +9,7 @@
 //! [`config`] turns the command line into a validated configuration, [`run`]
 //! starts the parts and stops them in order.
 
+pub mod account;
 pub mod admission;
 pub mod config;
 pub mod controller;

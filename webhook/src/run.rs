@@ -28,6 +28,7 @@ use crate::{
         documents,
         keys::{KeySource, Keyring},
         reviewer::Reviewer,
+        token_request::Minter,
     },
     key_secret,
     metrics::Metrics,
@@ -184,13 +185,15 @@ impl Issuer {
             key = keys.first(&gate) => Keyring::new(key),
             () = stopped(stopping.clone()) => return Ok(()),
         };
+        let reviewer = Reviewer::new(self.client.clone(), config.derivation(None));
         let identity = issuer::api::router(IdentityApi {
             policy: Policy {
                 namespace: config.namespace.to_string(),
                 agent_service_account: config.agent_service_account.to_string(),
                 argocd_namespaces: names(&config.argocd_namespaces),
             },
-            reviewer: Reviewer::new(self.client, config.derivation(None)),
+            minter: Minter::new(self.client, reviewer.clone()),
+            reviewer,
             keyring: keyring.clone(),
             issuer: config.issuer_url.clone(),
             lifetime: config.token_lifetime,

@@ -1,10 +1,14 @@
-//! Reads one Secret and derives its binding: a name flows in, a spec or the
-//! reasons against it flow out.
+//! Reads one Secret, and the service account that its binding needs, and
+//! derives the binding: a name flows in, a spec or the reasons against it flow
+//! out.
 //!
 //! Controller and identity API both come through here. The Secret's values,
 //! which may hold static credentials, are wiped before this returns.
 
-use k8s_openapi::{api::core::v1::Secret, jiff::Timestamp};
+use k8s_openapi::{
+    api::core::v1::{Secret, ServiceAccount},
+    jiff::Timestamp,
+};
 use kube::{Api, Client};
 use shared::{
     binding::{CredentialBindingSpec, Delivery},
@@ -14,6 +18,7 @@ use shared::{
 use zeroize::Zeroize;
 
 use crate::{
+    account::{self, Annotations},
     derive::{self, Derivation, object_name},
     proxy_key::{self, Written},
 };
@@ -47,6 +52,9 @@ pub enum Derived {
 pub struct Found {
     /// What it means.
     pub derived: Derived,
+    /// What the binding lacks of its service account. It stands nevertheless,
+    /// and nothing is issued for it.
+    pub lacks: Option<Named>,
     /// What somebody has to do about its `proxy`, although its binding stands.
     pub notices: Vec<Named>,
 }
@@ -62,17 +70,30 @@ pub async fn fetch(
     name: &str,
 ) -> Result<Found, kube::Error> {
     let api = Api::<Secret>::namespaced(client.clone(), namespace);
-    Ok(match api.get_opt(name).await? {
-        Some(mut secret) => {
-            let derived = derive(derivation, &secret);
-            let notices = notices(derivation, &secret, &derived);
-            wipe(&mut secret);
-            Found { derived, notices }
-        }
-        None => Found {
+    let Some(mut secret) = api.get_opt(name).await? else {
+        return Ok(Found {
             derived: Derived::Absent,
+            lacks: None,
             notices: Vec::new(),
-        },
+        });
+    };
+    let mut derived = derive(derivation, &secret);
+    let notices = notices(derivation, &secret, &derived);
+    wipe(&mut secret);
+    let lacks = match &mut derived {
+        Derived::Valid(_, spec) if account::is_needed(spec) => {
+            let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
+            let account = &spec.identity.service_account;
+            let found = accounts.get_metadata_opt(account).await?;
+            let found = found.map(|found| Annotations::read(&found.metadata));
+            account::complete(namespace, name, spec, found.as_ref())
+        }
+        _ => None,
+    };
+    Ok(Found {
+        derived,
+        lacks,
+        notices,
     })
 }
 

@@ -101,18 +101,16 @@ impl Cluster {
         network::set_up()?;
         let containerd =
             Containerd::start(folder, node_peers, &images.url(), sandbox_image).await?;
-        let control_plane = ControlPlane::start(
-            folder,
-            peers,
-            control_plane::Options {
-                address: ADDRESS,
-                nodes: vec![NODE.into()],
-                extra_names: vec![API_SERVICE.into()],
-                service_account_issuer: service_account_issuer.map(str::to_owned),
-                ..Default::default()
-            },
-        )
-        .await?;
+        let mut options = control_plane::Options {
+            address: ADDRESS,
+            nodes: vec![NODE.into()],
+            extra_names: vec![API_SERVICE.into()],
+            ..Default::default()
+        };
+        if let Some(issuer) = service_account_issuer {
+            options.service_account_issuer = issuer.to_owned();
+        }
+        let control_plane = ControlPlane::start(folder, peers, options).await?;
         let config = control_plane.kubeconfig("node-components", control_plane.admin_token())?;
         let logs = create(folder.join("node"))?;
         let scheduler = component(

@@ -29,9 +29,6 @@ use crate::process::Process;
 /// Time that a kube-apiserver may take until it is ready, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// `iss` of service account tokens in most clusters.
-const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-
 /// Names that every API server's certificate is valid for.
 const NAMES: &[&str] = &[
     "localhost",
@@ -78,7 +75,7 @@ pub(super) struct Settings<'a> {
     pub(super) name: &'a str,
     /// Where it listens, and what others call it by.
     pub(super) address: Ipv4Addr,
-    pub(super) service_account_issuer: Option<&'a str>,
+    pub(super) service_account_issuer: &'a str,
     pub(super) extra_names: &'a [String],
     pub(super) users: &'a [User],
     pub(super) flags: Vec<OsString>,
@@ -159,10 +156,7 @@ impl ApiServer {
             .args(["--bind-address", &ip, "--advertise-address", &ip])
             .args(["--secure-port", &address.port().to_string()])
             .args(["--service-cluster-ip-range", "10.96.0.0/16"])
-            .args([
-                "--service-account-issuer",
-                settings.service_account_issuer.unwrap_or(ISSUER),
-            ])
+            .args(["--service-account-issuer", settings.service_account_issuer])
             // Tokens must live as long as they say: expiry is what the tests are about.
             .arg("--service-account-extend-token-expiration=false")
             .args(["--authorization-mode", "Node,RBAC"])

@@ -40,8 +40,8 @@ pub struct Options {
     pub name: String,
     /// Where the API server listens: loopback, or an address that pods can reach.
     pub address: Ipv4Addr,
-    /// `iss` of service account tokens, if not what most clusters have.
-    pub service_account_issuer: Option<String>,
+    /// `iss` of service account tokens.
+    pub service_account_issuer: String,
     /// Nodes that get a token of their own, as a kubelet's.
     pub nodes: Vec<String>,
     /// DNS names and addresses in the API server's certificate, besides the usual ones.
@@ -57,7 +57,7 @@ impl Default for Options {
         Self {
             name: "cluster".to_owned(),
             address: Ipv4Addr::LOCALHOST,
-            service_account_issuer: None,
+            service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             nodes: Vec::new(),
             extra_names: Vec::new(),
             api_server_flags: Vec::new(),
@@ -98,7 +98,7 @@ impl ControlPlane {
             Settings {
                 name: &options.name,
                 address: options.address,
-                service_account_issuer: options.service_account_issuer.as_deref(),
+                service_account_issuer: &options.service_account_issuer,
                 extra_names: &options.extra_names,
                 users: &users,
                 flags: options.api_server_flags,

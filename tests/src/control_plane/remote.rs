@@ -71,7 +71,7 @@ impl RemoteCluster {
             Settings {
                 name,
                 address,
-                service_account_issuer: None,
+                service_account_issuer: "https://kubernetes.default.svc.cluster.local",
                 extra_names: &[],
                 users: &[User::admin()?],
                 flags: vec!["--authentication-config".into(), file.into()],

@@ -11,6 +11,7 @@ mod forgery;
 mod issued;
 mod mirror;
 mod requests;
+mod service_accounts;
 
 use crate::case::Case;
 
@@ -23,6 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
         mirror::cases(),
         requests::cases(),
         bindings::cases(),
+        service_accounts::cases(),
     ]
     .into_iter()
     .flatten()

@@ -7,6 +7,7 @@ mod roles;
 mod schema;
 mod spec;
 mod status;
+mod tokens;
 
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
         status::cases(),
         spec::cases(),
         proxy::cases(),
+        tokens::cases(),
         roles::cases(),
         schema::cases(),
         vec![shared!(the_policies_are_well_typed)],
@@ -48,7 +50,7 @@ async fn the_policies_are_well_typed(scene: &Scene) -> Result<()> {
         Ok(std::mem::take(policies))
     })
     .await?;
-    ensure!(policies.len() >= 3, "{policies:?}");
+    ensure!(policies.len() >= 4, "{policies:?}");
     for policy in policies {
         let warnings = &policy["status"]["typeChecking"]["expressionWarnings"];
         ensure!(

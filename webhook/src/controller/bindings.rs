@@ -146,17 +146,21 @@ impl Reconciler {
         key: &Key,
         around: &Snapshot,
     ) -> Result<Option<Duration>, Failure> {
-        let Found { derived, notices } =
-            source::fetch(&self.client, &self.derivation, &key.namespace, &key.name)
-                .await
-                .map_err(api("reading the Secret"))?;
+        let Found {
+            derived,
+            lacks,
+            notices,
+        } = source::fetch(&self.client, &self.derivation, &key.namespace, &key.name)
+            .await
+            .map_err(api("reading the Secret"))?;
         self.say(key, &derived, &notices).await;
         let binding = around.binding.as_deref();
         match (plan(key, &derived, binding), binding) {
             (Plan::Nothing, _) | (Plan::Delete | Plan::Report(_), None) => Ok(None),
             (Plan::Apply(owner, spec), _) => self.apply(key, &owner, &spec).await.map(|()| None),
             (Plan::Delete, Some(binding)) => self.delete(key, binding).await.map(|()| None),
-            (Plan::Report(problems), Some(binding)) => {
+            (Plan::Report(mut problems), Some(binding)) => {
+                problems.extend(lacks);
                 self.report(key, binding, around, &problems, notices).await
             }
         }

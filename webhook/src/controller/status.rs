@@ -31,8 +31,8 @@ const LONGEST_MESSAGE: usize = 2048;
 /// What the conditions are made from, besides the binding itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Circumstances<'a> {
-    /// What is wrong with the Secret. The binding's spec is then the last good
-    /// one, and what nodes have of it stays valid.
+    /// What is wrong with the Secret or the service account. The binding's spec
+    /// is then the last good one, and what nodes have of it stays valid.
     pub problems: &'a [Named],
     /// Why no credential of this binding is delivered at all.
     pub blocked: Option<&'a Named>,

@@ -18,6 +18,7 @@ use shared::{
 };
 
 use super::{binding::Binding, pod::RepoServer};
+use crate::account::{self, Annotations};
 
 /// A Secret and its binding, which share a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,7 +56,7 @@ pub struct World {
 #[derive(Debug, Default)]
 struct Namespace {
     secrets: Tracked<()>,
-    service_accounts: Tracked<()>,
+    service_accounts: Tracked<Annotations>,
     bindings: Tracked<Arc<Binding>>,
     /// Pods that are no repo-server count as one that is not there.
     pods: Tracked<Option<RepoServer>>,
@@ -105,22 +106,26 @@ impl World {
             Change::ServiceAccount(namespace, event) => {
                 let known = self.namespace(&namespace);
                 let named = |account: PartialObjectMeta<ServiceAccount>| {
-                    (account.metadata.name.unwrap_or_default(), ())
+                    let annotations = Annotations::read(&account.metadata);
+                    (account.metadata.name.unwrap_or_default(), annotations)
                 };
                 let deltas = known.service_accounts.apply(event, named);
-                // A token or label of an account that stays is of no interest.
-                let changed: BTreeSet<_> = deltas
+                // Of one that stays, only what a binding takes from it is of
+                // interest, and of a consumer nothing.
+                let changed: BTreeMap<_, _> = deltas
                     .into_iter()
-                    .filter(|delta| delta.before.is_some() != delta.after.is_some())
-                    .map(|delta| delta.name)
+                    .filter(|delta| delta.before != delta.after)
+                    .map(|delta| (delta.name, delta.before.is_some() != delta.after.is_some()))
                     .collect();
-                let consumes = |binding: &Binding| {
-                    let spec = binding.spec.as_ref();
-                    spec.is_some_and(|spec| {
-                        spec.consumers.iter().any(|name| changed.contains(name))
+                let came_or_went = |name: &String| changed.get(name).is_some_and(|it| *it);
+                let concerns = |binding: &Binding| {
+                    binding.spec.as_ref().is_some_and(|spec| {
+                        spec.consumers.iter().any(came_or_went)
+                            || (account::is_needed(spec)
+                                && changed.contains_key(&spec.identity.service_account))
                     })
                 };
-                known.keys_of_bindings(&namespace, consumes).collect()
+                known.keys_of_bindings(&namespace, concerns).collect()
             }
             Change::Binding(namespace, event) => {
                 let known = self.namespace(&namespace);

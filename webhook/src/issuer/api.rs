@@ -26,17 +26,19 @@ use shared::{
 use tokio::sync::Semaphore;
 
 use super::{
-    authorize::{self, Policy},
+    authorize::{self, Grant, Policy},
     keys::Keyring,
     metrics::Metrics,
     reviewer::Reviewer,
     svid,
+    token_request::Minter,
 };
 use crate::config::IssuerUrl;
 
 /// Two tokens and two names fit many times.
 const BODY_LIMIT: usize = 64 * 1024;
-/// Requests that are worked on at once; each makes four calls to the API server.
+/// Requests that are worked on at once; each makes four calls to the API
+/// server, and for a service account's token four more.
 const CONCURRENCY: usize = 32;
 /// From the head of the request to the answer, waiting for a turn included.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -47,6 +49,8 @@ pub struct IdentityApi {
     pub policy: Policy,
     /// The way to the API server.
     pub reviewer: Reviewer,
+    /// Has service account tokens made.
+    pub minter: Minter,
     /// The signing key.
     pub keyring: Keyring,
     /// The `iss` of the tokens.
@@ -120,7 +124,7 @@ fn status(code: Code) -> StatusCode {
         | Code::PodTokenUnbound
         | Code::NodeMismatch
         | Code::NotAConsumer => StatusCode::FORBIDDEN,
-        Code::BindingNotFound => StatusCode::NOT_FOUND,
+        Code::BindingNotFound | Code::ServiceAccountMissing => StatusCode::NOT_FOUND,
         Code::IssuerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::CONFLICT,
     }
@@ -135,47 +139,58 @@ impl IdentityApi {
         let (namespace, name) = self.binding_name(&asked)?;
         let reviewed = self.reviewer.review(&asked.pod_token).await?;
         let consumer = authorize::consumer(&reviewed, &agent, namespace)?;
-        let (pod, spec) = tokio::join!(
+        let (pod, binding) = tokio::join!(
             self.reviewer.pod(namespace, &consumer),
             self.reviewer.binding(namespace, name),
         );
+        let binding = binding?;
         let now = Timestamp::now();
-        let grant = authorize::grant(&consumer, &pod?, name, &spec?, now)?;
-        if grant.identity().credential != CredentialKind::SpiffeJWT {
-            let kind = grant.identity().credential;
-            let detail = format!("CredentialBinding {namespace}/{name}: {kind:?}");
-            return Err(Named::new(Code::IdentityNotAvailable, detail));
+        let grant = authorize::grant(&consumer, &pod?, name, &binding.spec, now)?;
+        if let Some(lacks) = binding.lacks {
+            return Err(lacks);
         }
-        let svid = svid::issue(
-            &self.keyring.current(),
-            &self.issuer,
-            &grant,
-            self.lifetime,
-            now,
-            &token_id()?,
-        )
-        .map_err(|error| {
+        let identity = grant.identity();
+        let (token, expires_at) = match identity.credential {
+            CredentialKind::SpiffeJWT => self.sign(&grant, now)?,
+            CredentialKind::ServiceAccountToken => {
+                let minted = self.minter.mint(&grant, &binding.secret, self.lifetime);
+                let minted = minted.await?;
+                (minted.token, minted.expires_at)
+            }
+            kind @ CredentialKind::SpiffeCertificate => {
+                let detail = format!("CredentialBinding {namespace}/{name}: {kind:?}");
+                return Err(Named::new(Code::IdentityNotAvailable, detail));
+            }
+        };
+        let subject = grant.subject();
+        tracing::info!(
+            namespace,
+            binding = name,
+            subject,
+            audience = identity.audience,
+            node = agent.node_name(),
+            pod = consumer.pod_name(),
+            pod_uid = consumer.pod_uid(),
+            %expires_at,
+            "issued an identity"
+        );
+        Ok(IdentityResponse {
+            token,
+            subject,
+            audience: identity.audience.clone(),
+            expires_at,
+        })
+    }
+
+    fn sign(&self, grant: &Grant, now: Timestamp) -> Result<(SecretString, Timestamp), Named> {
+        let key = self.keyring.current();
+        let svid = svid::issue(&key, &self.issuer, grant, self.lifetime, now, &token_id()?);
+        let svid = svid.map_err(|error| {
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, "a token could not be signed");
             Named::new(Code::IssuerUnavailable, "signing")
         })?;
-        tracing::info!(
-            namespace,
-            binding = name,
-            subject = grant.identity().spiffe_id,
-            audience = grant.identity().audience,
-            node = agent.node_name(),
-            pod = consumer.pod_name(),
-            pod_uid = consumer.pod_uid(),
-            expires_at = %svid.expires_at,
-            "issued an identity"
-        );
-        Ok(IdentityResponse {
-            token: svid.token,
-            subject: grant.identity().spiffe_id.clone(),
-            audience: grant.identity().audience.clone(),
-            expires_at: svid.expires_at,
-        })
+        Ok((svid.token, svid.expires_at))
     }
 
     /// The binding that is asked for, if its Secret may be read at all.

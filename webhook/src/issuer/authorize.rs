@@ -190,10 +190,21 @@ impl From<Option<Pod>> for PodState {
 /// The right to one identity token. Only [`grant`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
+    namespace: String,
     identity: Identity,
 }
 
 impl Grant {
+    /// The namespace of the binding, its Secret and its service account.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The exact `sub` of its token.
+    pub fn subject(&self) -> String {
+        self.identity.subject(&self.namespace)
+    }
+
     /// Whose identity it is, and the kind of its proof.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -294,6 +305,7 @@ pub fn grant(
     match undeliverable(&crate::derive::object_name(namespace, name), spec) {
         Some(error) => Err(error),
         None => Ok(Grant {
+            namespace: namespace.clone(),
             identity: spec.identity.clone(),
         }),
     }

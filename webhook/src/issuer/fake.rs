@@ -27,7 +27,11 @@ pub(crate) struct Cluster(Arc<Mutex<State>>);
 struct State {
     secrets: HashMap<(String, String), Secret>,
     pods: HashMap<(String, String), Pod>,
-    tokens: HashMap<String, TokenReviewStatus>,
+    accounts: HashMap<(String, String), Value>,
+    /// The answer to every TokenRequest, and what was asked for last.
+    made: Option<Result<String, (u16, Value)>>,
+    asked: Option<Value>,
+    tokens: HashMap<(String, Option<String>), TokenReviewStatus>,
     calls: Vec<String>,
     down: bool,
 }
@@ -72,12 +76,40 @@ impl Cluster {
         self.0.lock().unwrap().pods.insert(key, pod);
     }
 
+    pub(crate) fn put_account(&self, namespace: &str, name: &str, annotations: Value) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let account = json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": {"namespace": namespace, "name": name, "annotations": annotations},
+        });
+        self.0.lock().unwrap().accounts.insert(key, account);
+    }
+
+    /// Answers every TokenRequest from now on with this token, or with this
+    /// code and these details of a refusal.
+    pub(crate) fn make(&self, answer: Result<&str, (u16, Value)>) {
+        self.0.lock().unwrap().made = Some(answer.map(str::to_owned));
+    }
+
+    /// The spec of the last TokenRequest.
+    pub(crate) fn asked(&self) -> Option<Value> {
+        self.0.lock().unwrap().asked.clone()
+    }
+
+    /// What a review for our audience says.
     pub(crate) fn put_token(&self, token: &str, status: TokenReviewStatus) {
-        self.0
-            .lock()
-            .unwrap()
-            .tokens
-            .insert(token.to_owned(), status);
+        self.put_review(token, Some("argocd-identity"), status);
+    }
+
+    /// What a review for this audience says; `None` is the API server's own.
+    pub(crate) fn put_review(
+        &self,
+        token: &str,
+        audience: Option<&str>,
+        status: TokenReviewStatus,
+    ) {
+        let key = (token.to_owned(), audience.map(str::to_owned));
+        self.0.lock().unwrap().tokens.insert(key, status);
     }
 
     /// Every call fails from now on.
@@ -90,43 +122,58 @@ impl Cluster {
         self.0.lock().unwrap().calls.clone()
     }
 
-    fn answer(
-        &self,
-        method: &Method,
-        path: &str,
-        body: &[u8],
-    ) -> Result<Value, (u16, &'static str)> {
+    fn answer(&self, method: &Method, path: &str, body: &[u8]) -> Result<Value, (u16, Value)> {
         let mut state = self.0.lock().unwrap();
         state.calls.push(format!("{method} {path}"));
+        let refuse = |code, reason: &str| Err((code, refusal(code, reason, Value::Null)));
         if state.down {
-            return Err((500, "InternalError"));
+            return refuse(500, "InternalError");
         }
+        let found = |object: Option<Value>| object.map_or_else(|| refuse(404, "NotFound"), Ok);
         let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
         let key = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
         match (method, parts.as_slice()) {
             (&Method::POST, ["apis", "authentication.k8s.io", "v1", "tokenreviews"]) => {
                 let mut review: TokenReview = serde_json::from_slice(body).unwrap();
-                assert_eq!(
-                    review.spec.audiences,
-                    Some(vec!["argocd-identity".to_owned()])
-                );
+                let mut audiences = review.spec.audiences.clone().unwrap_or_default();
+                assert!(audiences.len() <= 1, "{audiences:?}");
                 let token = review.spec.token.clone().unwrap();
-                review.status = state.tokens.get(&token).cloned();
+                review.status = state.tokens.get(&(token, audiences.pop())).cloned();
                 Ok(json!(review))
             }
             (&Method::GET, ["api", "v1", "namespaces", namespace, "pods", name]) => {
                 let pod = state.pods.get(&key(namespace, name));
-                pod.map(|pod| json!(pod)).ok_or((404, "NotFound"))
+                found(pod.map(|pod| json!(pod)))
             }
             (&Method::GET, ["api", "v1", "namespaces", namespace, "secrets", name]) => {
                 let secret = state.secrets.get(&key(namespace, name));
-                secret.map(|secret| json!(secret)).ok_or((404, "NotFound"))
+                found(secret.map(|secret| json!(secret)))
+            }
+            (
+                &Method::GET,
+                [
+                    "api",
+                    "v1",
+                    "namespaces",
+                    namespace,
+                    "serviceaccounts",
+                    name,
+                ],
+            ) => found(state.accounts.get(&key(namespace, name)).cloned()),
+            (&Method::POST, ["api", "v1", "namespaces", _, "serviceaccounts", _, "token"]) => {
+                let mut request: Value = serde_json::from_slice(body).unwrap();
+                state.asked = Some(request["spec"].clone());
+                let token = state.made.clone().unwrap()?;
+                request["status"] = json!({
+                    "token": token, "expirationTimestamp": "2026-01-01T00:00:00Z",
+                });
+                Ok(request)
             }
             (&Method::POST, ["api", "v1", "namespaces", namespace, "secrets"]) => {
                 let secret: Secret = serde_json::from_slice(body).unwrap();
                 let key = key(namespace, secret.metadata.name.as_deref().unwrap());
                 if state.secrets.contains_key(&key) {
-                    return Err((409, "AlreadyExists"));
+                    return refuse(409, "AlreadyExists");
                 }
                 state.secrets.insert(key, secret.clone());
                 Ok(json!(secret))
@@ -134,6 +181,14 @@ impl Cluster {
             other => panic!("unexpected call {other:?}"),
         }
     }
+}
+
+/// A `Status` as the API server answers with one.
+pub(crate) fn refusal(code: u16, words: &str, details: Value) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "reason": words, "code": code, "message": words, "details": details,
+    })
 }
 
 impl tower::Service<Request<Body>> for Cluster {
@@ -152,13 +207,7 @@ impl tower::Service<Request<Body>> for Cluster {
             let body = body.collect_bytes().await.unwrap();
             let (status, answer) = match cluster.answer(&head.method, head.uri.path(), &body) {
                 Ok(answer) => (200, answer),
-                Err((code, reason)) => {
-                    let status = json!({
-                        "kind": "Status", "apiVersion": "v1", "status": "Failure",
-                        "reason": reason, "code": code, "message": reason,
-                    });
-                    (code, status)
-                }
+                Err(refusal) => refusal,
             };
             let body = Body::from(serde_json::to_vec(&answer).unwrap());
             Ok(Response::builder().status(status).body(body).unwrap())

@@ -18,8 +18,19 @@ use zeroize::Zeroize;
 use super::authorize::{Consumer, PodState, ReviewedToken};
 use crate::{
     derive::{Derivation, object_name},
-    source::{self, Derived},
+    source::{self, Derived, Owner},
 };
+
+/// A binding as its Secret and service account make it.
+#[derive(Debug)]
+pub struct Binding {
+    /// Its Secret.
+    pub secret: Owner,
+    /// What the Secret says.
+    pub spec: CredentialBindingSpec,
+    /// What the service account does not say, or that there is none.
+    pub lacks: Option<Named>,
+}
 
 /// The API server as the identity API uses it.
 #[derive(Clone)]
@@ -39,9 +50,22 @@ impl Reviewer {
     /// # Errors
     /// [`Code::IssuerUnavailable`] when the API server does not answer.
     pub async fn review(&self, token: &SecretString) -> Result<ReviewedToken, Named> {
+        self.review_for(token, Some(TOKEN_AUDIENCE)).await
+    }
+
+    /// Has a token reviewed for an audience; `None` is whatever the API server
+    /// takes for its own.
+    ///
+    /// # Errors
+    /// [`Code::IssuerUnavailable`] when the API server does not answer.
+    pub async fn review_for(
+        &self,
+        token: &SecretString,
+        audience: Option<&str>,
+    ) -> Result<ReviewedToken, Named> {
         let mut review = TokenReview {
             spec: TokenReviewSpec {
-                audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]),
+                audiences: audience.map(|audience| vec![audience.to_owned()]),
                 token: Some(token.expose_secret().to_owned()),
             },
             ..TokenReview::default()
@@ -71,22 +95,22 @@ impl Reviewer {
         }
     }
 
-    /// The binding's spec, derived from its Secret.
+    /// The binding, derived from its Secret and service account.
     ///
     /// # Errors
     /// [`Code::BindingNotFound`], [`Code::IssuerUnavailable`], or the first
     /// thing that is wrong with the Secret.
-    pub async fn binding(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<CredentialBindingSpec, Named> {
+    pub async fn binding(&self, namespace: &str, name: &str) -> Result<Binding, Named> {
         let found = source::fetch(&self.client, &self.derivation, namespace, name)
             .await
             .map_err(|error| unavailable("reading the Secret", &error))?;
         let object = object_name(namespace, name);
         match found.derived {
-            Derived::Valid(_, spec) => Ok(*spec),
+            Derived::Valid(secret, spec) => Ok(Binding {
+                secret,
+                spec: *spec,
+                lacks: found.lacks,
+            }),
             Derived::Invalid(_, problems) => Err(problems
                 .into_iter()
                 .next()
@@ -97,7 +121,7 @@ impl Reviewer {
 }
 
 /// The cause goes to the log only: agents can do nothing about it.
-fn unavailable(step: &'static str, error: &kube::Error) -> Named {
+pub(super) fn unavailable(step: &'static str, error: &kube::Error) -> Named {
     tracing::error!(
         error = error as &dyn std::error::Error,
         step,

@@ -95,7 +95,7 @@ async fn what_cannot_be_delivered_is_not_issued(scene: &Scene) -> Result<()> {
         (
             "identity-x509",
             ("workloadIdentityCredential", "SpiffeCertificate"),
-            Code::IdentityNotAvailable,
+            Code::CertificateNotUsable,
         ),
         (
             "identity-distribution",

@@ -12,8 +12,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use shared::binding::{
-    Condition, CredentialBindingSpec, CredentialBindingStatus, CredentialKind, Delivery, Exchange,
-    ExchangeKind, NodeError, NodeState, NodeStatus, Provider, ProxyDelivery, ProxyKind, TargetKind,
+    CloudAccount, Condition, CredentialBindingSpec, CredentialBindingStatus, CredentialKind,
+    Delivery, Exchange, ExchangeKind, NodeError, NodeState, NodeStatus, Provider, ProxyDelivery,
+    ProxyKind, TargetKind,
 };
 
 use super::bench::{bindings as all, control_plane, object, refused, smallest};
@@ -72,6 +73,7 @@ fn full_spec() -> CredentialBindingSpec {
         token_url: Some("https://policies.example.test/token".to_owned()),
         service: Some("policies.example.test".to_owned()),
         username: Some("team+puller".to_owned()),
+        account: accounts().into_iter().next(),
     };
     spec.consumers.push("another".to_owned());
     spec.proxy = Some(ProxyDelivery {
@@ -81,6 +83,23 @@ fn full_spec() -> CredentialBindingSpec {
         upstream_proxy: Some("http://proxy.example.test:3128".to_owned()),
     });
     spec
+}
+
+/// An account at every cloud, with everything that is optional.
+fn accounts() -> Vec<CloudAccount> {
+    vec![
+        CloudAccount::Aws {
+            role_arn: "arn:aws:iam::123456789012:role/argocd".to_owned(),
+        },
+        CloudAccount::Gcp {
+            service_account: "argocd@policies.iam.gserviceaccount.com".to_owned(),
+            workload_identity_provider: Some("projects/1/providers/2".to_owned()),
+        },
+        CloudAccount::Azure {
+            client_id: "client".to_owned(),
+            tenant_id: "tenant".to_owned(),
+        },
+    ]
 }
 
 /// Every value of every enumeration.
@@ -121,6 +140,9 @@ fn variants() -> Vec<CredentialBindingSpec> {
         ExchangeKind::None,
     ] {
         add(&|spec| spec.exchange = Exchange::of(kind));
+    }
+    for account in accounts() {
+        add(&|spec| spec.exchange.account = Some(account.clone()));
     }
     for delivery in [Delivery::DockerConfig, Delivery::Proxy, Delivery::Exec] {
         add(&|spec| spec.delivery = delivery);
@@ -173,6 +195,7 @@ async fn schema_and_types_have_the_same_fields(scene: &Scene) -> Result<()> {
     let definition = scene.rest()?.read(DEFINITION).await?;
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     let full = json!({ "spec": full_spec(), "status": full_status()? });
+    let of_account = accounts().into_iter().map(|account| json!(account));
     let mut in_schema = BTreeSet::new();
     for part in ["spec", "status"] {
         let part_schema = &schema["properties"][part];
@@ -181,6 +204,9 @@ async fn schema_and_types_have_the_same_fields(scene: &Scene) -> Result<()> {
     let mut in_types = BTreeSet::new();
     for part in ["spec", "status"] {
         fields_of_value(part, &full[part], &mut in_types);
+    }
+    for account in of_account {
+        fields_of_value("spec.exchange.account", &account, &mut in_types);
     }
     ensure!(
         in_schema == in_types,
@@ -263,6 +289,20 @@ async fn what_the_types_do_not_know_is_refused(scene: &Scene) -> Result<()> {
         parent.context("no such field")?.remove(name);
         let made = ours.create(&path, &object).await;
         refused(made, (422, "Required value"), &name)?;
+    }
+
+    for account in [
+        json!({}),
+        json!({ "aws": {} }),
+        json!({ "gcp": { "workloadIdentityProvider": "a" } }),
+        json!({ "azure": { "clientId": "a" } }),
+        json!({ "aws": { "roleArn": "a" }, "gcp": { "serviceAccount": "a" } }),
+    ] {
+        let mut object = valid.clone();
+        object["metadata"]["name"] = json!("account");
+        object["spec"]["exchange"]["account"] = account;
+        let made = ours.create(&path, &object).await;
+        refused(made, (422, "spec."), &object["spec"]["exchange"])?;
     }
 
     let path = format!("{path}/valid/status");

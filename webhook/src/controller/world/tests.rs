@@ -129,6 +129,37 @@ fn one_strange_binding_does_not_hide_the_others() {
 }
 
 #[test]
+fn bindings_are_looked_at_when_their_account_changes() {
+    let mut minted = quay("m.example.org");
+    minted["identity"]["credential"] = json!("ServiceAccountToken");
+    let mut world = world(vec![
+        object("minted", 1, minted, json!({})),
+        object("signed", 2, quay("q.example.org"), json!({})),
+    ]);
+    let annotated = |name: &str, value: &str| {
+        let mut account = metadata("argocd-global");
+        account.metadata.annotations = Some([(name.to_owned(), value.to_owned())].into());
+        account
+    };
+    let role = |value| annotated(account::ROLE_ARN, value);
+    for (event, expected) in [
+        (Event::Apply(metadata("argocd-global")), &["minted"][..]),
+        (Event::Apply(annotated("other", "a")), &[]),
+        (Event::Apply(role("a")), &["minted"]),
+        (Event::Apply(role("a")), &[]),
+        (Event::Apply(role("b")), &["minted"]),
+        (Event::Delete(role("b")), &["minted"]),
+    ] {
+        let shown = format!("{event:?}");
+        assert_eq!(
+            apply(&mut world, super::tests::account(event)),
+            expected,
+            "{shown}"
+        );
+    }
+}
+
+#[test]
 fn bindings_are_looked_at_when_a_consumer_comes_or_goes() {
     let mut world = world(vec![
         object("chart", 1, quay("q.example.org"), json!({})),
