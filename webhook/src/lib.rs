@@ -4,12 +4,14 @@
 //! kube-apiserver ─▶ server ─▶ admission (pure) ─▶ patch, warnings or a denial
 //! kubelet, Prometheus ─▶ server ─▶ readiness, metrics
 //! tls folder ─▶ tls ─▶ every TLS listener
+//! a user's command line ─▶ cli ─▶ documents, findings
 //! ```
 //!
 //! [`config`] turns the command line into a validated configuration, [`run`]
 //! starts the parts and stops them in order.
 
 pub mod admission;
+pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod derive;
