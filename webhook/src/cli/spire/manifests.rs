@@ -16,15 +16,9 @@ use super::{
 
 const API_VERSION: &str = "spire.spiffe.io/v1alpha1";
 
-/// A ClusterStaticEntry for each entry; where the credential agents are
-/// registered by their pods, a ClusterSPIFFEID for them.
+/// A ClusterStaticEntry for each entry.
 pub(super) fn static_entries(settings: &Settings, identities: &Identities) -> String {
-    let mut text = header(settings, identities);
-    if settings.nodes.is_none() {
-        let spec = of_agents(settings, &settings.agent);
-        let (name, comment) = ("argocd-identity-agent", "The credential agent itself.");
-        document(&mut text, settings, "ClusterSPIFFEID", name, comment, spec);
-    }
+    let mut text = beginning(settings, identities);
     for entry in plan::entries(settings, identities) {
         let spec = spec_of(settings, &entry);
         let kind = "ClusterStaticEntry";
@@ -36,7 +30,7 @@ pub(super) fn static_entries(settings: &Settings, identities: &Identities) -> St
 /// A ClusterSPIFFEID for each identity, all of them for the credential agents'
 /// pods.
 pub(super) fn spiffe_ids(settings: &Settings, identities: &Identities) -> String {
-    let mut text = header(settings, identities);
+    let mut text = beginning(settings, identities);
     for identity in identities.iter() {
         let mut spec = of_agents(settings, &identity.spiffe_id);
         spec["jwtTtl"] = json!(settings.jwt_ttl.to_string());
@@ -50,6 +44,21 @@ pub(super) fn spiffe_ids(settings: &Settings, identities: &Identities) -> String
             &comment,
             spec,
         );
+    }
+    text
+}
+
+/// Notes; and the credential agents, where no entry below an alias registers
+/// them.
+fn beginning(settings: &Settings, identities: &Identities) -> String {
+    let mut text = String::new();
+    for line in plan::notes(settings, identities) {
+        comment_line(&mut text, &line);
+    }
+    if settings.nodes.is_none() {
+        let spec = of_agents(settings, &settings.agent);
+        let kind = "ClusterSPIFFEID";
+        document(&mut text, settings, kind, plan::AGENT, plan::OF_AGENT, spec);
     }
     text
 }
@@ -92,14 +101,6 @@ fn of_agents(settings: &Settings, spiffe_id: &str) -> Value {
         },
         "workloadSelectorTemplates": [format!("k8s:sa:{account}")],
     })
-}
-
-fn header(settings: &Settings, identities: &Identities) -> String {
-    let mut text = String::new();
-    for line in plan::notes(settings, identities) {
-        comment_line(&mut text, &line);
-    }
-    text
 }
 
 pub(super) fn comment_line(text: &mut String, line: &str) {

@@ -19,6 +19,10 @@ use super::{
 /// What the API server takes as a name.
 const LONGEST_NAME: usize = 253;
 
+/// The manifest of the credential agents themselves, and its comment.
+pub(super) const AGENT: &str = "argocd-identity-agent";
+pub(super) const OF_AGENT: &str = "The credential agent itself.";
+
 /// One registration entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -87,8 +91,8 @@ fn agent(settings: &Settings, alias: &Entry) -> Entry {
         value,
     };
     Entry {
-        comment: "The credential agent itself.".to_owned(),
-        name: "argocd-identity-agent".to_owned(),
+        comment: OF_AGENT.to_owned(),
+        name: AGENT.to_owned(),
         spiffe_id: settings.agent.clone(),
         below: Below::Entry(alias.spiffe_id.clone()),
         selectors: vec![

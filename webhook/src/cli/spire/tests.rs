@@ -136,7 +136,7 @@ async fn exactly_the_derived_identities_are_registered() {
     let (_, out, _) = of_guides(&["--format=cluster-spiffe-ids"]).await;
     let entries = documents(&out);
     assert_eq!(spiffe_ids(&entries, "spiffeIDTemplate"), expected);
-    assert_eq!(entries.len(), expected.len());
+    assert_eq!(entries.len(), expected.len() + 1, "and the agent");
 
     let names: BTreeSet<_> = entries
         .iter()
