@@ -7,7 +7,7 @@ use super::*;
 const HCL: &str = r#"
 # A server.
 server {
-    bind_port = 8081 // a number
+    bind_port = 8081# a number
     trust_domain = "example.org" /* the
     domain = "of another" **/
     jwt_issuer = "https://oidc.example.org/a#b"
