@@ -19,3 +19,4 @@ pub mod layout;
 pub mod proxy_view;
 pub mod registry;
 pub mod secrets;
+pub mod selectors;

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use shared::allow_list::AllowList;
 use url::Url;
 
-use crate::{derive::Derivation, proxy_key::ProxyKeyring};
+use crate::{cli::Generate, derive::Derivation, proxy_key::ProxyKeyring};
 
 /// The control plane of argocd-workload-identity.
 #[derive(Debug, Parser)]
@@ -23,6 +23,9 @@ pub struct Cli {
 pub enum Command {
     /// Run admission, controller, identity API and issuer.
     Serve(Box<ServeArgs>),
+    /// Print or write what other systems need to work with this installation.
+    #[command(subcommand)]
+    Generate(Generate),
 }
 
 /// Settings as they are typed. Every flag can be set in the environment, with
@@ -198,6 +201,17 @@ pub struct ConfigError {
     fix: &'static str,
 }
 
+impl ConfigError {
+    pub(crate) fn new<T: Setting>(flag: &'static str, text: &str, reason: &str) -> Self {
+        Self {
+            flag,
+            value: text.chars().take(256).collect(),
+            reason: reason.to_owned(),
+            fix: T::FIX,
+        }
+    }
+}
+
 impl TryFrom<ServeArgs> for Config {
     type Error = ConfigError;
 
@@ -227,7 +241,8 @@ impl TryFrom<ServeArgs> for Config {
 }
 
 /// A type of setting: how its text is read, and what to do about a bad one.
-trait Setting: Sized {
+pub(crate) trait Setting: Sized {
+    /// What to do about a text that cannot be used.
     const FIX: &'static str;
 
     /// # Errors
@@ -235,13 +250,8 @@ trait Setting: Sized {
     fn parse(text: &str) -> Result<Self, String>;
 }
 
-fn one<T: Setting>(flag: &'static str, text: &str) -> Result<T, ConfigError> {
-    T::parse(text).map_err(|reason| ConfigError {
-        flag,
-        value: text.chars().take(256).collect(),
-        reason,
-        fix: T::FIX,
-    })
+pub(crate) fn one<T: Setting>(flag: &'static str, text: &str) -> Result<T, ConfigError> {
+    T::parse(text).map_err(|reason| ConfigError::new::<T>(flag, text, &reason))
 }
 
 fn list<T: Setting + PartialEq>(flag: &'static str, text: &str) -> Result<Vec<T>, ConfigError> {
@@ -282,14 +292,20 @@ impl Setting for ServiceAccountName {
             // Every pod that names no service account runs as this one.
             return Err("any pod of the namespace can run as `default`".to_owned());
         }
-        match text.len() <= 253 && text.split('.').all(is_dns_label) {
+        match is_dns_subdomain(text) {
             true => Ok(Self(text.to_owned())),
             false => Err("it is no DNS subdomain".to_owned()),
         }
     }
 }
 
-fn is_dns_label(text: &str) -> bool {
+/// Whether an object such as a Secret can have this name.
+pub(crate) fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_label)
+}
+
+/// Whether a namespace can have this name.
+pub(crate) fn is_dns_label(text: &str) -> bool {
     let ends = |c: Option<u8>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     let mut bytes = text.bytes();
     text.len() <= 63

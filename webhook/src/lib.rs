@@ -4,6 +4,7 @@
 //! kube-apiserver ─▶ server ─▶ admission (pure) ─▶ patch, warnings or a denial
 //! kubelet, Prometheus ─▶ server ─▶ readiness, metrics
 //! tls folder ─▶ tls ─▶ every TLS listener
+//! a user's command line ─▶ cli ─▶ documents, findings
 //! ```
 //!
 //! [`config`] turns the command line into a validated configuration, [`run`]
@@ -11,6 +12,7 @@
 
 pub mod account;
 pub mod admission;
+pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod derive;

@@ -1,27 +1,40 @@
 //! The binary `argocd-identity`: see the library for what it does.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
-use webhook::{config::Cli, run};
+use webhook::{
+    cli::{self, Outcome},
+    config::{Cli, Command, ServeArgs},
+    run,
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    let command = Cli::parse().command;
     // The one crypto provider of the process; an error means that one is set.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match run::run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let outcome = match command {
+        Command::Serve(args) => serve(*args).await,
+        Command::Generate(what) => cli::run(what, &mut io::stdout(), &mut io::stderr()).await,
+    };
+    match outcome {
+        Ok(Outcome::Clean) => ExitCode::SUCCESS,
+        Ok(Outcome::Flawed) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("argocd-identity: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<Outcome> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .json()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+    run::run(args).await.map(|()| Outcome::Clean)
 }

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     admission::{Rules, pods::PodConfig, secrets::SecretRules},
-    config::{Cli, Command, Config, Image, Namespace},
+    config::{Config, Image, Namespace, ServeArgs},
     controller::{self, ControllerConfig},
     issuer::{
         self,
@@ -38,20 +38,23 @@ use crate::{
     tls::{Certificates, Reloader},
 };
 
-/// Runs what the command line asks for.
+/// Runs the control plane as the command line says.
 ///
 /// # Errors
 /// When a setting cannot be used, or a part fails.
-pub async fn run(cli: Cli) -> anyhow::Result<()> {
-    match cli.command {
-        Command::Serve(args) => {
-            let config = Config::try_from(*args)?;
-            let client = Client::try_default().await.context(
-                "there is no way to the API server: run in a pod with a service account, or set KUBECONFIG",
-            )?;
-            serve(config, client, terminated()?).await
-        }
-    }
+pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let config = Config::try_from(args)?;
+    serve(config, client().await?, terminated()?).await
+}
+
+/// The way to the API server, by the environment.
+///
+/// # Errors
+/// When there is none.
+pub async fn client() -> anyhow::Result<Client> {
+    Client::try_default().await.context(
+        "there is no way to the API server: run in a pod with a service account, or set KUBECONFIG",
+    )
 }
 
 /// Runs the control plane until `stop` completes, then drains.

@@ -13,7 +13,9 @@ fn parse(extra: &[&str]) -> Result<Config, ConfigError> {
         !extra.iter().any(|given| given.starts_with(name))
     });
     let all = required.iter().chain(&flags).chain(extra);
-    let Command::Serve(args) = Cli::try_parse_from(all).unwrap().command;
+    let Command::Serve(args) = Cli::try_parse_from(all).unwrap().command else {
+        panic!("not serve");
+    };
     Config::try_from(*args)
 }
 

@@ -24,7 +24,9 @@ fn issuer() -> IssuerUrl {
         "--trust-domain=example.org",
         &url,
     ]);
-    let Command::Serve(args) = cli.unwrap().command;
+    let Command::Serve(args) = cli.unwrap().command else {
+        panic!("not serve");
+    };
     Config::try_from(*args).unwrap().issuer_url
 }
 
