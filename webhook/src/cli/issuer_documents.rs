@@ -9,7 +9,7 @@ mod files;
 
 use std::{io::Write, path::PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
@@ -78,9 +78,15 @@ impl Documents {
     /// # Errors
     /// When they cannot be written as JSON.
     pub fn new(issuer: &IssuerUrl, keys: Vec<PublicJwk>) -> anyhow::Result<Self> {
+        let mut distinct = Vec::new();
+        for key in keys {
+            if !distinct.contains(&key) {
+                distinct.push(key);
+            }
+        }
         Ok(Self {
             discovery: json(&documents::discovery(issuer))?,
-            keys: json(&documents::key_set(keys))?,
+            keys: json(&documents::key_set(distinct))?,
         })
     }
 
@@ -133,14 +139,18 @@ pub async fn run(
 }
 
 fn of_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PublicJwk>> {
-    let public = |path: &PathBuf| {
+    let of_file = |path: &PathBuf| {
         let pem = std::fs::read(path).map(Zeroizing::new)?;
-        anyhow::Ok(SigningKey::from_pem(&pem)?.public().clone())
+        public_half(&pem)
     };
     paths
         .iter()
-        .map(|path| public(path).with_context(|| format!("--key-file {}", path.display())))
+        .map(|path| of_file(path).with_context(|| format!("--key-file {}", path.display())))
         .collect()
+}
+
+fn public_half(pem: &[u8]) -> anyhow::Result<PublicJwk> {
+    Ok(SigningKey::from_pem(pem)?.public().clone())
 }
 
 async fn of_cluster(client: Client, namespace: &Namespace) -> anyhow::Result<Vec<PublicJwk>> {
@@ -155,24 +165,15 @@ async fn of_cluster(client: Client, namespace: &Namespace) -> anyhow::Result<Vec
 /// Public halves of the signing key, and then of every key that the Secret
 /// keeps besides.
 fn public_halves(secret: &Secret) -> anyhow::Result<Vec<PublicJwk>> {
-    let data = secret.data.iter().flatten();
-    let (mut keys, mut is_signing) = (Vec::new(), false);
-    for (name, value) in data {
-        let signs = name == SECRET_KEY;
-        if !signs && !name.ends_with(".pem") {
-            continue;
-        }
-        let key = SigningKey::from_pem(&value.0).with_context(|| format!("key {name}"))?;
-        let place = if signs { 0 } else { keys.len() };
-        is_signing |= signs;
-        if !keys.contains(key.public()) {
-            keys.insert(place, key.public().clone());
-        }
-    }
-    if !is_signing {
-        bail!("it has no key {SECRET_KEY}");
-    }
-    Ok(keys)
+    let data = secret.data.as_ref();
+    let signing = data.and_then(|data| data.get_key_value(SECRET_KEY));
+    let signing = signing.with_context(|| format!("it has no key {SECRET_KEY}"))?;
+    let others = data.into_iter().flatten();
+    let others = others.filter(|(name, _)| name.ends_with(".pem"));
+    std::iter::once(signing)
+        .chain(others)
+        .map(|(name, pem)| public_half(&pem.0).with_context(|| format!("key {name}")))
+        .collect()
 }
 
 #[cfg(test)]

@@ -24,10 +24,19 @@ fn issuer() -> IssuerUrl {
     one("issuer-url", ISSUER).unwrap()
 }
 
-/// What the control plane serves at a path.
-async fn served(pem: &[u8], path: &str) -> Vec<u8> {
-    let keyring = Keyring::new(SigningKey::from_pem(pem).unwrap());
-    let mut router = documents::router(issuer(), keyring);
+fn pem() -> Zeroizing<String> {
+    SigningKey::generate().unwrap().1
+}
+
+/// What the control plane serves with a key.
+fn router(pem: &str) -> axum::Router {
+    let key = SigningKey::from_pem(pem.as_bytes()).unwrap();
+    documents::router(issuer(), Keyring::new(key))
+}
+
+/// What it serves at a path.
+async fn served(pem: &str, path: &str) -> Vec<u8> {
+    let mut router = router(pem);
     let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
     let response = Service::call(&mut router, request).await.unwrap();
     let read = body::to_bytes(response.into_body(), usize::MAX).await;
@@ -42,7 +51,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (_, pem) = SigningKey::generate().unwrap();
+        let pem = pem();
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("tls.key"), &*pem).unwrap();
         Self { folder, pem }
@@ -77,7 +86,7 @@ impl Bench {
     async fn assert_written(&self) {
         for path in [DISCOVERY_PATH, KEYS_PATH] {
             let written = fs::read(self.output(&path[1..])).unwrap();
-            let expected = served(self.pem.as_bytes(), path).await;
+            let expected = served(&self.pem, path).await;
             assert_eq!(written, expected, "{path}");
         }
     }
@@ -150,35 +159,30 @@ async fn only_public_halves_are_written() {
 
 #[tokio::test]
 async fn every_key_of_the_secret_is_published_the_signing_key_first() {
-    let pems = [(); 2].map(|()| SigningKey::generate().unwrap().1);
-    let kid = |at: usize| {
-        let key = SigningKey::from_pem(pems[at].as_bytes()).unwrap();
-        key.public().kid.clone()
-    };
+    let pems = [(); 2].map(|()| pem());
+    let kid = |at: usize| public_half(pems[at].as_bytes()).unwrap().kid;
     let namespace: Namespace = one("installation-namespace", "identity").unwrap();
     let kids = async |entries: &[(&str, &str)]| {
         let cluster = Cluster::default();
         cluster.add_secret("identity", SECRET, entries);
-        let keys = of_cluster(cluster.client(), &namespace).await?;
-        anyhow::Ok(keys.into_iter().map(|key| key.kid).collect::<Vec<_>>())
+        let keys = of_cluster(cluster.client(), &namespace).await;
+        let keys = keys.map_err(|error| format!("{error:#}"))?;
+        let documents = Documents::new(&issuer(), keys).unwrap();
+        let set: serde_json::Value = serde_json::from_slice(&documents.keys).unwrap();
+        let kids = set["keys"].as_array().unwrap().iter();
+        let kids = kids.map(|key| key["kid"].as_str().unwrap().to_owned());
+        Ok::<Vec<_>, String>(kids.collect())
     };
-    let both = [
-        ("tls.key", &**pems[0]),
-        ("retired.pem", &**pems[1]),
-        ("note", "x"),
-    ];
+    let (first, second) = (&**pems[0], &**pems[1]);
+    let both = [("tls.key", first), ("retired.pem", second), ("note", "x")];
     assert_eq!(kids(&both).await.unwrap(), [kid(0), kid(1)]);
-    let twice = [("tls.key", &**pems[0]), ("a.pem", &**pems[0])];
-    assert_eq!(kids(&twice).await.unwrap(), [kid(0)]);
+    let twice = [("a.pem", first), ("b.pem", second), ("tls.key", first)];
+    assert_eq!(kids(&twice).await.unwrap(), [kid(0), kid(1)]);
 
-    let of_error = |error: anyhow::Error| format!("{error:#}");
-    let error = kids(&[("a.pem", &pems[0])]).await.map_err(of_error);
-    assert!(
-        error.clone().unwrap_err().contains("no key tls.key"),
-        "{error:?}"
-    );
-    let error = kids(&[("tls.key", &pems[0]), ("a.pem", "x")]).await;
-    let error = error.map_err(of_error).unwrap_err();
+    let error = kids(&[("a.pem", first)]).await.unwrap_err();
+    assert!(error.contains("no key tls.key"), "{error}");
+    let error = kids(&[("tls.key", first), ("a.pem", "x")]).await;
+    let error = error.unwrap_err();
     assert!(
         error.contains("Secret identity/argocd-identity-issuer: key a.pem"),
         "{error}"
@@ -199,11 +203,9 @@ async fn a_running_control_plane_is_copied_over_verified_tls() {
     let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let port = listener.local_addr().unwrap().port();
     let (stop, stopping) = watch::channel(false);
-    let keyring = Keyring::new(SigningKey::from_pem(bench.pem.as_bytes()).unwrap());
-    let routes = documents::router(issuer(), keyring);
     let serving = tokio::spawn(server::serve_tls(
         listener,
-        routes,
+        router(&bench.pem),
         certificates,
         stopping,
         Drain::default(),

@@ -58,12 +58,9 @@ pub(super) fn entries(settings: &Settings, identities: &Identities) -> Vec<Entry
         (Some(alias), Parent::NodeAlias) => &alias.spiffe_id,
         _ => &settings.agent,
     };
-    let mut entries: Vec<_> = identities
-        .iter()
-        .map(|identity| entry(settings, identity, parent))
-        .collect();
-    entries.splice(0..0, nodes.clone().into_iter().chain(own));
-    entries
+    let identities = identities.iter();
+    let identities = identities.map(|identity| entry(settings, identity, parent));
+    nodes.iter().cloned().chain(own).chain(identities).collect()
 }
 
 fn alias(settings: &Settings, nodes: &Nodes) -> Entry {

@@ -307,6 +307,28 @@ fn what_spire_never_issues_is_not_registered() {
     assert_eq!((found.iter().len(), found.problems.len()), (1, 0));
 }
 
+#[test]
+fn the_longest_names_still_make_manifests_of_their_own() {
+    let settings = settings(&[]);
+    let mut identities = Identities::default();
+    for last in ["a", "b"] {
+        let text = format!(
+            "kind: Secret\nmetadata: {{name: a, namespace: {}, labels: {{argocd.argoproj.io/secret-type: \
+            repository}}}}\nstringData: {{type: oci, url: oci://quay.example.org/a, project: {}{last}, \
+            workloadIdentityProvider: spiffe, workloadIdentityCredential: SpiffeCertificate}}",
+            "n".repeat(63),
+            "p".repeat(237),
+        );
+        let take = |secret: &_| identities.add(&settings.derivation, secret);
+        let problems = secrets::parse("x", &text, &settings.namespaces[0], take);
+        assert_eq!(problems, []);
+    }
+    assert_eq!(identities.problems, []);
+    let names: BTreeSet<_> = identities.iter().map(plan::name).collect();
+    assert_eq!(names.len(), 2);
+    assert!(names.iter().all(|name| name.len() <= 253), "{names:?}");
+}
+
 proptest! {
     #[test]
     fn quoting_survives_a_shell(text in "[^\\x00]{0,24}") {
