@@ -194,19 +194,27 @@ impl Source {
     ///
     /// # Errors
     /// With the program's own words, and when its output is not what SPIRE's controller manager reads.
-    pub fn register(&self, binaries: &Binaries, kubeconfig: &Path) -> Result<Registered> {
+    pub fn register(
+        &self,
+        binaries: &Binaries,
+        kubeconfig: &Path,
+        allowed_hosts: &str,
+    ) -> Result<Registered> {
         let Some(spire) = &self.spire else {
             return Ok(Registered::Nowhere);
         };
-        let format = match self.kind {
-            _ if !spire.is_stand_in() => "entry-create",
-            Kind::WorkloadApi => "cluster-spiffe-ids",
-            _ => "cluster-static-entries",
+        let format: &[&str] = match self.kind {
+            _ if !spire.is_stand_in() => &["entry-create", "--parent", "agent"],
+            Kind::WorkloadApi => &["cluster-spiffe-ids"],
+            _ => &["cluster-static-entries", "--cluster-name", "demo"],
         };
         let printed = output(
             Command::new(binaries.control_plane())
                 .args(["generate", "spire", "--namespace", ARGOCD])
-                .args(["--trust-domain", TRUST_DOMAIN, "--format", format])
+                .args(["--trust-domain", TRUST_DOMAIN])
+                .args(["--allowed-hosts", allowed_hosts])
+                .arg("--format")
+                .args(format)
                 .env("KUBECONFIG", kubeconfig),
         )?;
         if !spire.is_stand_in() {

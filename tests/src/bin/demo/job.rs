@@ -133,7 +133,11 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<Vec<Cre
     if !made.is_empty() {
         story.step(format!("created the service accounts {}", made.join(", ")));
     }
-    match stage.source.register(stage.binaries, stage.kubeconfig)? {
+    let allowed = targets.allowed_hosts();
+    let registered = stage
+        .source
+        .register(stage.binaries, stage.kubeconfig, &allowed)?;
+    match registered {
         Registered::Nowhere => {}
         Registered::Here(identities) => {
             story.step("registered with SPIRE what argocd-identity generate spire prints:");
