@@ -156,11 +156,13 @@ impl Source {
         (overlay, Some(patch))
     }
 
-    /// The reason that bindings give for as long as the projects are not known.
+    /// The reason that bindings give for as long as the projects are not known. What a real SPIRE knows is its own
+    /// affair.
     #[must_use]
     pub fn unknown(&self) -> Option<Code> {
         match self.kind {
             Kind::SelfIssued => None,
+            _ if self.spire.is_some() && !self.is_stand_in() => None,
             Kind::Spire | Kind::WorkloadApi => Some(Code::IdentityNotRegistered),
             Kind::ServiceAccount => Some(Code::ServiceAccountMissing),
         }
@@ -204,16 +206,16 @@ impl Source {
             return Ok(Registered::Nowhere);
         };
         let format: &[&str] = match self.kind {
-            _ if !spire.is_stand_in() => &["entry-create", "--parent", "agent"],
             Kind::WorkloadApi => &["cluster-spiffe-ids"],
-            _ => &["cluster-static-entries", "--cluster-name", "demo"],
+            _ if spire.is_stand_in() => &["cluster-static-entries"],
+            _ => &["entry-create", "--parent", "agent"],
         };
         let printed = output(
             Command::new(binaries.control_plane())
                 .args(["generate", "spire", "--namespace", ARGOCD])
                 .args(["--trust-domain", TRUST_DOMAIN])
                 .args(["--allowed-hosts", allowed_hosts])
-                .arg("--format")
+                .args(["--cluster-name", "demo", "--format"])
                 .args(format)
                 .env("KUBECONFIG", kubeconfig),
         )?;

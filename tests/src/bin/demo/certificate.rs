@@ -30,9 +30,9 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<()> {
         .certificate_registry(stage.peers, &authorities, &CHART)
         .await?;
     let host = format!("{}:{}", quay::HOST, registry.port());
-    let refusal = without_certificate(stage, &host).await?;
+    without_certificate(stage, &host).await?;
     story.step(format!(
-        "a registry at {host} takes SPIRE's certificates only; without one: {refusal}"
+        "a registry at {host} ends every connection without a certificate of SPIRE's"
     ));
     let values = [
         ("type", "helm"),
@@ -56,8 +56,8 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What somebody without a certificate gets.
-async fn without_certificate(stage: &Stage<'_>, host: &str) -> Result<String> {
+/// Somebody without a certificate gets no answer.
+async fn without_certificate(stage: &Stage<'_>, host: &str) -> Result<()> {
     let authority = reqwest::Certificate::from_pem(stage.targets.authority.pem().as_bytes())
         .context("the authority's certificate")?;
     let client = reqwest::Client::builder()
@@ -67,6 +67,5 @@ async fn without_certificate(stage: &Stage<'_>, host: &str) -> Result<String> {
         .context("make an HTTP client")?;
     let answer = client.get(format!("https://{host}/v2/")).send().await;
     ensure!(answer.is_err(), "it answers {answer:?}");
-    let error = answer.err().map(anyhow::Error::from).context("no error")?;
-    Ok(error.root_cause().to_string())
+    Ok(())
 }
