@@ -7,7 +7,11 @@ use tower::Service;
 use super::*;
 use crate::{
     config::{Cli, Command, Config},
-    issuer::{documents, fake::Cluster, keys::SigningKey},
+    issuer::{
+        documents,
+        fake::Cluster,
+        keys::{Algorithm, SigningKey},
+    },
     source::tests::{derivation, quay, secret},
 };
 
@@ -63,7 +67,10 @@ impl Bench {
         let pod = json!({"metadata": {"uid": "uid-repo"}, "status": {"phase": "Running"}});
         cluster.put_pod("argocd", "repo", pod);
         cluster.put_secret(quay("quay"));
-        let keyring = Keyring::new(SigningKey::generate().unwrap().0);
+        let keyring = Keyring::new(
+            SigningKey::generate(Algorithm::Rs256).unwrap().0,
+            Duration::from_secs(600),
+        );
         let reviewer = Reviewer::new(cluster.client(), derivation());
         let router = router(IdentityApi {
             policy: Policy {
@@ -546,4 +553,12 @@ async fn the_documents_are_served_with_and_without_the_issuers_path() {
             "id_token_signing_alg_values_supported": ["RS256"],
         })
     );
+    let both = [Algorithm::Es256, Algorithm::Rs256].map(|algorithm| {
+        let (key, _) = SigningKey::generate(algorithm).unwrap();
+        key.public().clone()
+    });
+    let discovery = documents::discovery(&issuer()).with_keys(&both);
+    let discovery = serde_json::to_value(discovery).unwrap();
+    let algorithms = &discovery["id_token_signing_alg_values_supported"];
+    assert_eq!(*algorithms, json!(["RS256", "ES256"]));
 }
