@@ -206,7 +206,8 @@ impl Reconciler {
             .patch(&key.name, &parameters, &Patch::Apply(&manifest))
             .await
             .map_err(api("writing the binding"))?;
-        let (namespace, name, subject) = (&key.namespace, &key.name, &spec.identity.spiffe_id);
+        let (namespace, name) = (&key.namespace, &key.name);
+        let subject = spec.identity.subject(namespace);
         tracing::info!(namespace, name, subject, "wrote a binding");
         Ok(())
     }
