@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use shared::allow_list::AllowList;
 use url::Url;
 
-use crate::{cli::Generate, derive::Derivation, proxy_key::ProxyKeyring};
+use crate::{cli::Generate, derive::Derivation, issuer::keys::Algorithm, proxy_key::ProxyKeyring};
 
 /// The control plane of argocd-workload-identity.
 #[derive(Debug, Parser)]
@@ -55,6 +55,15 @@ pub struct ServeArgs {
     /// Issuer of the tokens, an https URL that registries and clusters reach.
     #[arg(long, env = "ARGOCD_IDENTITY_ISSUER_URL")]
     pub issuer_url: String,
+
+    /// Algorithm of the signing key that is made on first start: RS256 or
+    /// ES256. A key that is there decides for itself.
+    #[arg(
+        long,
+        env = "ARGOCD_IDENTITY_ISSUER_ALGORITHM",
+        default_value = "RS256"
+    )]
+    pub issuer_algorithm: String,
 
     /// Life of a token in seconds.
     #[arg(long, env = "ARGOCD_IDENTITY_TOKEN_LIFETIME", default_value = "3600")]
@@ -149,6 +158,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// Issuer of the tokens.
     pub issuer_url: IssuerUrl,
+    /// Algorithm of the signing key that is made on first start.
+    pub issuer_algorithm: Algorithm,
     /// Life of a token.
     pub token_lifetime: Duration,
     /// Hosts that identity tokens may go to beside the registry's own.
@@ -221,6 +232,7 @@ impl TryFrom<ServeArgs> for Config {
             argocd_namespaces: list("argocd-namespaces", &args.argocd_namespaces)?,
             trust_domain: one("trust-domain", &args.trust_domain)?,
             issuer_url: one("issuer-url", &args.issuer_url)?,
+            issuer_algorithm: one("issuer-algorithm", &args.issuer_algorithm)?,
             token_lifetime: one::<TokenLifetime>("token-lifetime", &args.token_lifetime)?.0,
             allowed_hosts: one("allowed-hosts", &args.allowed_hosts)?,
             spiffe_csi_driver: args.spiffe_csi_driver,
@@ -381,6 +393,14 @@ impl Setting for IssuerUrl {
             return Ok(Self(text.to_owned()));
         };
         Err(reason.to_owned())
+    }
+}
+
+impl Setting for Algorithm {
+    const FIX: &'static str = "Use RS256, which every registry accepts, or ES256";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::from_name(text).ok_or_else(|| "it is no algorithm of the issuer".to_owned())
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The issuer's signing key and the credential proxy's key are kept alike.
 
-use std::{error::Error, fmt, marker::PhantomData, time::Duration};
+use std::{collections::BTreeMap, error::Error, fmt, marker::PhantomData, time::Duration};
 
 use k8s_openapi::{
     ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -18,12 +18,18 @@ use crate::{readiness::Gate, report::chain, source::wipe};
 pub const REREAD: Duration = Duration::from_secs(30);
 /// Between two attempts to get the first key.
 const RETRY: Duration = Duration::from_secs(2);
-const DEADLINE: Duration = Duration::from_secs(10);
+/// For one attempt to read it.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The entries of a Secret.
+pub type Data = BTreeMap<String, ByteString>;
 
 /// What kind of key a Secret has.
 pub trait StoredKey: Sized + Send + 'static {
     /// Why a key cannot be read or made.
     type Error: Error + Send + Sync + 'static;
+    /// The kinds of key that can be made.
+    type Kind: Copy + Default + Send + 'static;
 
     /// Name of the Secret, in the installation's namespace.
     const SECRET: &'static str;
@@ -34,17 +40,17 @@ pub trait StoredKey: Sized + Send + 'static {
     /// What an administrator puts there.
     const FORM: &'static str;
 
-    /// Reads the Secret's data by name; `None` where [`Self::ENTRY`] is missing.
+    /// Reads the Secret's data; `None` where [`Self::ENTRY`] is missing.
     ///
     /// # Errors
     /// When what is there cannot be used.
-    fn read<'d>(entry: impl Fn(&str) -> Option<&'d [u8]>) -> Result<Option<Self>, Self::Error>;
+    fn read(data: &Data) -> Result<Option<Self>, Self::Error>;
 
-    /// Makes a key, and what [`Self::ENTRY`] is to hold. May take a second.
+    /// Makes a key of that kind, and what [`Self::ENTRY`] is to hold. May take a second.
     ///
     /// # Errors
     /// When the cryptographic library fails.
-    fn make() -> Result<(Self, Zeroizing<Vec<u8>>), Self::Error>;
+    fn make(kind: Self::Kind) -> Result<(Self, Zeroizing<Vec<u8>>), Self::Error>;
 
     /// What a log may say to tell it from another; nothing secret.
     fn id(&self) -> String;
@@ -122,10 +128,10 @@ where
 }
 
 /// The Secret that a key lives in.
-pub struct KeySource<K> {
+pub struct KeySource<K: StoredKey> {
     api: Api<Secret>,
     namespace: String,
-    kind: PhantomData<fn() -> K>,
+    kind: K::Kind,
 }
 
 impl<K: StoredKey + fmt::Debug> KeySource<K> {
@@ -134,8 +140,13 @@ impl<K: StoredKey + fmt::Debug> KeySource<K> {
         Self {
             api: Api::namespaced(client, namespace),
             namespace: namespace.to_owned(),
-            kind: PhantomData,
+            kind: K::Kind::default(),
         }
+    }
+
+    /// The same, where a key of this kind is made on first start.
+    pub fn making(self, kind: K::Kind) -> Self {
+        Self { kind, ..self }
     }
 
     /// Waits for the first key; `gate` says why there is none yet.
@@ -167,7 +178,9 @@ impl<K: StoredKey + fmt::Debug> KeySource<K> {
             if let Some(key) = self.read().await? {
                 return Ok(key);
             }
-            let (key, bytes) = match tokio::task::spawn_blocking(K::make).await {
+            let kind = self.kind;
+            let made = tokio::task::spawn_blocking(move || K::make(kind));
+            let (key, bytes) = match made.await {
                 Ok(made) => made.map_err(|error| self.error(Reason::Make(Some(error))))?,
                 Err(_panicked) => return Err(self.error(Reason::Make(None))),
             };
@@ -216,13 +229,7 @@ impl<K: StoredKey + fmt::Debug> KeySource<K> {
         let Some(mut secret) = read else {
             return Ok(None);
         };
-        let key = {
-            let entry = |name: &str| {
-                let data = secret.data.as_ref()?;
-                data.get(name).map(|value| value.0.as_slice())
-            };
-            K::read(entry)
-        };
+        let key = secret.data.as_ref().map_or(Ok(None), K::read);
         wipe(&mut secret);
         match key {
             Ok(Some(key)) => Ok(Some(key)),

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::key_secret::StoredKey;
+use crate::key_secret::{Data, StoredKey};
 
 /// Name of the Secret with the proxy key, in the installation's namespace.
 pub const SECRET: &str = "argocd-identity-proxy-key";
@@ -201,20 +201,22 @@ fn message(subject: &Subject<'_>) -> Vec<u8> {
 
 impl StoredKey for ProxyKeys {
     type Error = ProxyKeyError;
+    type Kind = ();
 
     const SECRET: &'static str = SECRET;
     const ENTRY: &'static str = CURRENT;
     const NAME: &'static str = "proxy key";
     const FORM: &'static str = "32 random bytes";
 
-    fn read<'d>(entry: impl Fn(&str) -> Option<&'d [u8]>) -> Result<Option<Self>, ProxyKeyError> {
+    fn read(data: &Data) -> Result<Option<Self>, ProxyKeyError> {
+        let entry = |name| data.get(name).map(|value| value.0.as_slice());
         let previous = entry(PREVIOUS).filter(|bytes| !bytes.is_empty());
         entry(CURRENT)
             .map(|current| Self::new(current, previous))
             .transpose()
     }
 
-    fn make() -> Result<(Self, Zeroizing<Vec<u8>>), ProxyKeyError> {
+    fn make((): ()) -> Result<(Self, Zeroizing<Vec<u8>>), ProxyKeyError> {
         let mut bytes = Zeroizing::new(vec![0; LENGTH]);
         rand::fill(&mut bytes).map_err(|_unspecified| ProxyKeyError::Random)?;
         Ok((Self::new(&bytes, None)?, bytes))

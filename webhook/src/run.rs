@@ -26,7 +26,7 @@ use crate::{
         api::IdentityApi,
         authorize::Policy,
         documents,
-        keys::{KeySource, Keyring},
+        keys::{InForce, KeySource, Keyring, StoredKeys},
         reviewer::Reviewer,
         token_request::Minter,
     },
@@ -129,9 +129,11 @@ pub async fn serve(
     );
     parts.spawn(async { serve.await.context("the admission listener failed") });
 
+    let signature = InForce::default();
     let issuer = Issuer {
         client: client.clone(),
         config: config.clone(),
+        signature: signature.clone(),
         metrics: issuer_metrics,
         identity,
         documents,
@@ -143,6 +145,7 @@ pub async fn serve(
         namespace: config.namespace.to_string(),
         argocd_namespaces: names(&config.argocd_namespaces),
         derivation: config.derivation(Some(proxy_keys)),
+        signature,
         instance: instance()?,
     };
     let stopped = stopped(stopping);
@@ -174,6 +177,7 @@ pub async fn serve(
 struct Issuer {
     client: Client,
     config: Config,
+    signature: InForce,
     metrics: issuer::metrics::Metrics,
     identity: TcpListener,
     documents: TcpListener,
@@ -183,9 +187,15 @@ struct Issuer {
 impl Issuer {
     async fn serve(self, gate: Gate, stopping: watch::Receiver<bool>) -> anyhow::Result<()> {
         let config = self.config;
-        let keys = KeySource::new(self.client.clone(), config.namespace.as_str());
+        let keys = KeySource::new(self.client.clone(), config.namespace.as_str())
+            .making(config.issuer_algorithm);
+        let signature = self.signature;
+        let announce = move |keys: &StoredKeys| signature.set(keys.signing.public().algorithm());
         let keyring = tokio::select! {
-            key = keys.first(&gate) => Keyring::new(key),
+            first = keys.first(&gate) => {
+                announce(&first);
+                Keyring::new(first, config.token_lifetime)
+            }
             () = stopped(stopping.clone()) => return Ok(()),
         };
         let reviewer = Reviewer::new(self.client.clone(), config.derivation(None));
@@ -213,7 +223,10 @@ impl Issuer {
         );
         tokio::select! {
             served = listeners => served.map(drop).context("a listener of the issuer failed"),
-            () = keys.follow(move |key| keyring.replace(key)) => anyhow::bail!("the signing key is no longer followed"),
+            () = keys.follow(move |found| {
+                announce(&found);
+                keyring.replace(found)
+            }) => anyhow::bail!("the signing key is no longer followed"),
         }
     }
 }

@@ -9,6 +9,7 @@ mod callers;
 mod consumers;
 mod forgery;
 mod issued;
+mod keys;
 mod mirror;
 mod requests;
 mod service_accounts;
@@ -25,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
         requests::cases(),
         bindings::cases(),
         service_accounts::cases(),
+        keys::cases(),
     ]
     .into_iter()
     .flatten()

@@ -22,7 +22,7 @@ use crate::{
     config::{IssuerUrl, Namespace, one},
     issuer::{
         documents::{self, DISCOVERY_PATH, KEYS_PATH},
-        keys::{PublicJwk, SECRET, SECRET_KEY, SigningKey},
+        keys::{PUBLISHED, PublicJwk, SECRET, SECRET_KEY},
     },
     run::client,
     source::wipe,
@@ -85,7 +85,7 @@ impl Documents {
             }
         }
         Ok(Self {
-            discovery: json(&documents::discovery(issuer))?,
+            discovery: json(&documents::discovery(issuer).with_keys(&distinct))?,
             keys: json(&documents::key_set(distinct))?,
         })
     }
@@ -141,16 +141,12 @@ pub async fn run(
 fn of_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PublicJwk>> {
     let of_file = |path: &PathBuf| {
         let pem = std::fs::read(path).map(Zeroizing::new)?;
-        public_half(&pem)
+        anyhow::Ok(PublicJwk::from_pem(&pem)?)
     };
     paths
         .iter()
         .map(|path| of_file(path).with_context(|| format!("--key-file {}", path.display())))
         .collect()
-}
-
-fn public_half(pem: &[u8]) -> anyhow::Result<PublicJwk> {
-    Ok(SigningKey::from_pem(pem)?.public().clone())
 }
 
 async fn of_cluster(client: Client, namespace: &Namespace) -> anyhow::Result<Vec<PublicJwk>> {
@@ -169,10 +165,10 @@ fn public_halves(secret: &Secret) -> anyhow::Result<Vec<PublicJwk>> {
     let signing = data.and_then(|data| data.get_key_value(SECRET_KEY));
     let signing = signing.with_context(|| format!("it has no key {SECRET_KEY}"))?;
     let others = data.into_iter().flatten();
-    let others = others.filter(|(name, _)| name.ends_with(".pem"));
+    let others = others.filter(|(name, _)| name.ends_with(PUBLISHED));
     std::iter::once(signing)
         .chain(others)
-        .map(|(name, pem)| public_half(&pem.0).with_context(|| format!("key {name}")))
+        .map(|(name, pem)| PublicJwk::from_pem(&pem.0).with_context(|| format!("key {name}")))
         .collect()
 }
 

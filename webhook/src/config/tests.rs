@@ -26,6 +26,18 @@ fn the_command_line_is_consistent() {
 }
 
 #[test]
+fn the_issuers_algorithm_is_one_of_two() {
+    assert_eq!(parse(&[]).unwrap().issuer_algorithm, Algorithm::Rs256);
+    let config = parse(&["--issuer-algorithm=ES256"]).unwrap();
+    assert_eq!(config.issuer_algorithm, Algorithm::Es256);
+    for text in ["", "es256", "RS512", "none"] {
+        let flag = format!("--issuer-algorithm={text}");
+        let error = parse(&[&flag]).unwrap_err().to_string();
+        assert!(error.contains("--issuer-algorithm"), "{error}");
+    }
+}
+
+#[test]
 fn every_flag_has_its_environment_variable() {
     use clap::CommandFactory;
     let command = Cli::command();

@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     derive::{Derivation, object_name},
+    issuer::keys::InForce,
     source::{self, Derived, Found, Owner},
 };
 
@@ -120,6 +121,7 @@ fn on_secret<'d>(derived: &'d Derived, notices: &[Named]) -> Option<(&'d Owner, 
 pub struct Reconciler {
     client: Client,
     derivation: Derivation,
+    signature: InForce,
     events: Events,
     /// What was last said on Secrets, so that it is said once.
     said: Mutex<HashMap<Key, Vec<Named>>>,
@@ -127,11 +129,12 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// A reconciler that reports events as `instance`.
-    pub fn new(client: Client, derivation: Derivation, instance: &str) -> Self {
+    pub fn new(client: Client, derivation: Derivation, signature: InForce, instance: &str) -> Self {
         Self {
             events: Events::new(client.clone(), instance),
             client,
             derivation,
+            signature,
             said: Mutex::default(),
         }
     }
@@ -203,7 +206,8 @@ impl Reconciler {
             .patch(&key.name, &parameters, &Patch::Apply(&manifest))
             .await
             .map_err(api("writing the binding"))?;
-        let (namespace, name, subject) = (&key.namespace, &key.name, &spec.identity.spiffe_id);
+        let (namespace, name) = (&key.namespace, &key.name);
+        let subject = spec.identity.subject(namespace);
         tracing::info!(namespace, name, subject, "wrote a binding");
         Ok(())
     }
@@ -240,10 +244,11 @@ impl Reconciler {
     ) -> Result<Option<Duration>, Failure> {
         let object = object_name(&key.namespace, &key.name);
         notices.extend(around.without_proxy());
-        let unavailable = binding
-            .spec
-            .as_ref()
-            .and_then(|spec| undeliverable(&object, spec));
+        let spec = binding.spec.as_ref();
+        let signature = self.signature.algorithm();
+        let objection = |spec| signature?.objection(&object, spec);
+        notices.extend(spec.and_then(objection));
+        let unavailable = spec.and_then(|spec| undeliverable(&object, spec));
         let now = Timestamp::now();
         let circumstances = Circumstances {
             problems,

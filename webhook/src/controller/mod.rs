@@ -5,7 +5,7 @@
 //! watches ─▶ world (pure) ─▶ queue (pure) ─▶ bindings: GET Secret, derive, plan (pure)
 //!   Secrets, service accounts,                   │
 //!   nodes: metadata only                         ├─▶ apply or delete the binding
-//!   pods, proxy keys                             │
+//!   pods, the installation's keys                │
 //!   CredentialBindings                           └─▶ status (pure) ─▶ conditions, events
 //!                                                      ▲ conflicts (pure)
 //! ```
@@ -50,6 +50,7 @@ use self::{
 };
 use crate::{
     derive::Derivation,
+    issuer::keys::InForce,
     lease::{ApiLease, Election, Timing},
 };
 
@@ -72,6 +73,8 @@ pub struct ControllerConfig {
     pub argocd_namespaces: Vec<String>,
     /// What makes a binding of a Secret.
     pub derivation: Derivation,
+    /// What the issuer signs with, which not every registry takes.
+    pub signature: InForce,
     /// Unique name of this process, such as its pod's name; holds the Lease
     /// and reports events.
     pub instance: String,
@@ -123,6 +126,7 @@ pub async fn control(client: Client, config: &ControllerConfig, metrics: &Metric
     let reconciler = Arc::new(Reconciler::new(
         client,
         config.derivation.clone(),
+        config.signature.clone(),
         &config.instance,
     ));
     let mut world = World::default();
@@ -194,8 +198,10 @@ fn changes(client: &Client, config: &ControllerConfig) -> BoxStream<'static, Cha
         Change::Node,
     )];
     if let Some(keys) = &config.derivation.proxy_keys {
-        streams.push(keys.changes().map(|()| Change::ProxyKeys).boxed());
+        streams.push(keys.changes().map(|()| Change::Keys).boxed());
     }
+    let signature = config.signature.changes();
+    streams.push(signature.map(|()| Change::Keys).boxed());
     for namespace in &config.argocd_namespaces {
         let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
         let ours = watcher::Config::default().labels(SECRET_TYPE);

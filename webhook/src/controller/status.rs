@@ -139,10 +139,17 @@ fn degraded(live: &[&NodeStatus], around: Circumstances<'_>, now: Timestamp) -> 
     if let Some(error) = around.blocked {
         return Finding::named(TRUE, error);
     }
-    live.iter()
-        .find_map(|node| failure(node, now))
-        .or_else(|| all(around.notices))
-        .unwrap_or_else(|| Finding::new(FALSE, "as-expected", ""))
+    let failed = live.iter().find_map(|node| failure(node, now));
+    match (failed, all(around.notices)) {
+        // A notice may be why the node fails.
+        (Some(mut failed), Some(notice)) => {
+            failed.message.push(' ');
+            failed.message.push_str(&notice.message);
+            failed
+        }
+        (Some(finding), None) | (None, Some(finding)) => finding,
+        (None, None) => Finding::new(FALSE, "as-expected", ""),
+    }
 }
 
 /// The first gives the reason, all are in the message.

@@ -42,8 +42,8 @@ pub enum Change {
     Pod(String, Event<DynamicObject>),
     /// Of nodes.
     Node(Event<PartialObjectMeta<Node>>),
-    /// The installation's proxy keys are others.
-    ProxyKeys,
+    /// The installation's keys are others.
+    Keys,
 }
 
 /// Everything that is known.
@@ -172,7 +172,7 @@ impl World {
                 };
                 known.keys_of_bindings(&namespace, concerns).collect()
             }
-            Change::ProxyKeys => {
+            Change::Keys => {
                 let namespaces = self.namespaces.iter();
                 namespaces
                     .flat_map(|(namespace, known)| {

@@ -1,7 +1,7 @@
 //! The issuer's public documents: issuer URL and public keys flow in, JSON
 //! flows out (OpenID Connect Discovery 1.0, RFC 7517).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -13,7 +13,7 @@ use axum::{
 use serde::Serialize;
 use url::Url;
 
-use super::keys::{ALGORITHM, Keyring, PublicJwk};
+use super::keys::{Algorithm, Keyring, PublicJwk};
 use crate::config::IssuerUrl;
 
 /// Path of the discovery document below the issuer.
@@ -21,9 +21,9 @@ pub const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
 /// Path of the key set below the issuer.
 pub const KEYS_PATH: &str = "/keys";
 
-/// How long verifiers may keep a document. Short, because a replaced key is to
-/// be seen soon.
-const CACHE: &str = "public, max-age=60";
+/// How long verifiers may keep a document. Short, because a new key signs only
+/// after that.
+pub const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The discovery document, with what registries, clouds and API servers read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,10 +32,21 @@ pub struct Discovery {
     jwks_uri: String,
     response_types_supported: [&'static str; 1],
     subject_types_supported: [&'static str; 1],
-    id_token_signing_alg_values_supported: [&'static str; 1],
+    id_token_signing_alg_values_supported: BTreeSet<Algorithm>,
 }
 
-/// The discovery document of an issuer.
+impl Discovery {
+    /// The same for an issuer that publishes these keys.
+    #[must_use]
+    pub fn with_keys(mut self, keys: &[PublicJwk]) -> Self {
+        let algorithms = keys.iter().map(PublicJwk::algorithm);
+        self.id_token_signing_alg_values_supported = algorithms.collect();
+        self
+    }
+}
+
+/// The discovery document of an issuer with RSA keys; [`Discovery::with_keys`]
+/// is for any.
 pub fn discovery(issuer: &IssuerUrl) -> Discovery {
     Discovery {
         issuer: issuer.as_str().to_owned(),
@@ -43,7 +54,7 @@ pub fn discovery(issuer: &IssuerUrl) -> Discovery {
         // Required members; nobody signs in here, so they say the least.
         response_types_supported: ["id_token"],
         subject_types_supported: ["public"],
-        id_token_signing_alg_values_supported: [ALGORITHM],
+        id_token_signing_alg_values_supported: [Algorithm::Rs256].into(),
     }
 }
 
@@ -84,7 +95,8 @@ pub fn router(issuer: IssuerUrl, keyring: Keyring) -> Router {
 }
 
 async fn serve_discovery(State(documents): State<Arc<Documents>>) -> Response {
-    cached(discovery(&documents.issuer))
+    let keys = documents.keyring.public();
+    cached(discovery(&documents.issuer).with_keys(&keys))
 }
 
 async fn serve_keys(State(documents): State<Arc<Documents>>) -> Response {
@@ -92,5 +104,6 @@ async fn serve_keys(State(documents): State<Arc<Documents>>) -> Response {
 }
 
 fn cached(document: impl Serialize) -> Response {
-    ([(header::CACHE_CONTROL, CACHE)], Json(document)).into_response()
+    let cache = format!("public, max-age={}", MAX_AGE.as_secs());
+    ([(header::CACHE_CONTROL, cache)], Json(document)).into_response()
 }

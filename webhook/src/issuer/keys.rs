@@ -1,19 +1,25 @@
-//! The issuer's signing key: PEM from a Secret flows in, signatures and the
-//! public half flow out.
+//! The issuer's keys: PEM from a Secret flows in, signatures and public halves
+//! flow out.
 //!
 //! The private half stays in aws-lc, which overwrites what it frees; nothing
 //! here prints it.
 
+mod algorithm;
+mod jwk;
+mod rotation;
 mod secret;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use aws_lc_rs::{
-    digest,
     encoding::{AsDer, Pkcs8V1Der},
     rand::SystemRandom,
-    rsa::{KeyPair, KeySize},
-    signature::{KeyPair as _, RSA_PKCS1_SHA256},
+    rsa::{self, KeySize},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256},
 };
 use base64::{
     Engine,
@@ -21,34 +27,40 @@ use base64::{
 };
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-pub use secret::{KeySource, SECRET, SECRET_KEY};
-
-/// The signature algorithm: the one that every registry accepts (Quay takes
-/// RS256 and RS384 only).
-pub const ALGORITHM: &str = "RS256";
+pub use algorithm::{Algorithm, InForce};
+pub use jwk::PublicJwk;
+pub use rotation::{Rotation, SETTLE, SPREAD, StoredKeys};
+pub use secret::{KeySource, PUBLISHED, SECRET, SECRET_KEY};
 
 /// 2048 bits: what NIST SP 800-57 allows beyond 2030 is 3072, but the tokens
 /// live for an hour and each registry verifies one per refresh.
 const KEY_SIZE: KeySize = KeySize::Rsa2048;
-const MINIMUM_BYTES: usize = 256;
-const MAXIMUM_BYTES: usize = 1024;
 
 /// A key that cannot be used, or an operation with it that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// The text is no private key in PEM.
-    #[error("not a private key in PEM")]
+    /// The text is no key in PEM.
+    #[error("not a key in PEM")]
     NotPem(#[source] rustls::pki_types::pem::Error),
-    /// The key is no RSA key.
-    #[error("not an RSA key; RS256 needs one")]
-    NotRsa,
-    /// The key is damaged or aws-lc refuses it.
-    #[error("not a usable RSA key: {0}")]
+    /// The key is of a kind that nothing here can use.
+    #[error("neither an RSA nor a P-256 key")]
+    Unsupported,
+    /// The key is damaged, of another kind, or aws-lc refuses it.
+    #[error("not a usable RSA or P-256 key: {0}")]
     Rejected(aws_lc_rs::error::KeyRejected),
+    /// Another entry of the Secret is no key.
+    #[error("entry {entry}, which is to be published, cannot be used")]
+    Published {
+        /// The entry.
+        entry: String,
+        /// Why.
+        #[source]
+        error: Box<KeyError>,
+    },
     /// The key is shorter or longer than is sensible.
     #[error("an RSA key of {bits} bits; use 2048 to 8192")]
     Size {
@@ -63,41 +75,15 @@ pub enum KeyError {
     Claims(#[source] serde_json::Error),
 }
 
-/// The public half of a key, as JWKS has it (RFC 7517, RFC 7518 section 6.3.1).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PublicJwk {
-    kty: &'static str,
-    #[serde(rename = "use")]
-    usage: &'static str,
-    alg: &'static str,
-    /// The RFC 7638 thumbprint of the key.
-    pub kid: String,
-    n: String,
-    e: String,
-}
-
-impl PublicJwk {
-    fn new(modulus: &[u8], exponent: &[u8]) -> Self {
-        let n = URL_SAFE_NO_PAD.encode(modulus);
-        let e = URL_SAFE_NO_PAD.encode(exponent);
-        // RFC 7638 section 3.2: required members only, in this order, no blanks.
-        let members = format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#);
-        let thumbprint = digest::digest(&digest::SHA256, members.as_bytes());
-        Self {
-            kty: "RSA",
-            usage: "sig",
-            alg: ALGORITHM,
-            kid: URL_SAFE_NO_PAD.encode(thumbprint),
-            n,
-            e,
-        }
-    }
-}
-
 /// A private key, ready to sign.
 pub struct SigningKey {
-    pair: KeyPair,
+    pair: Pair,
     public: PublicJwk,
+}
+
+enum Pair {
+    Rsa(rsa::KeyPair),
+    P256(EcdsaKeyPair),
 }
 
 impl fmt::Debug for SigningKey {
@@ -112,13 +98,26 @@ impl SigningKey {
     /// Reads the first private key of a PEM text.
     ///
     /// # Errors
-    /// When there is none, or it is no RSA key of 2048 to 8192 bits.
+    /// When there is none, or it is neither an RSA key of 2048 to 8192 bits nor
+    /// one on P-256.
     pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
         let der = Zeroizing::new(PrivateKeyDer::from_pem_slice(pem).map_err(KeyError::NotPem)?);
+        let curve = &ECDSA_P256_SHA256_FIXED_SIGNING;
         let pair = match &*der {
-            PrivateKeyDer::Pkcs8(key) => KeyPair::from_pkcs8(key.secret_pkcs8_der()),
-            PrivateKeyDer::Pkcs1(key) => KeyPair::from_der(key.secret_pkcs1_der()),
-            _ => return Err(KeyError::NotRsa),
+            PrivateKeyDer::Pkcs8(key) => {
+                let der = key.secret_pkcs8_der();
+                // Its kind is inside, and each reader refuses the other's.
+                EcdsaKeyPair::from_pkcs8(curve, der)
+                    .map(Pair::P256)
+                    .or_else(|_other| rsa::KeyPair::from_pkcs8(der).map(Pair::Rsa))
+            }
+            PrivateKeyDer::Pkcs1(key) => {
+                rsa::KeyPair::from_der(key.secret_pkcs1_der()).map(Pair::Rsa)
+            }
+            PrivateKeyDer::Sec1(key) => {
+                EcdsaKeyPair::from_private_key_der(curve, key.secret_sec1_der()).map(Pair::P256)
+            }
+            _ => return Err(KeyError::Unsupported),
         };
         Self::new(pair.map_err(KeyError::Rejected)?)
     }
@@ -128,26 +127,38 @@ impl SigningKey {
     ///
     /// # Errors
     /// When the cryptographic library fails.
-    pub fn generate() -> Result<(Self, Zeroizing<String>), KeyError> {
-        let pair =
-            KeyPair::generate(KEY_SIZE).map_err(|_unspecified| KeyError::Crypto("making a key"))?;
-        let der: Pkcs8V1Der<'_> = pair
-            .as_der()
-            .map_err(|_unspecified| KeyError::Crypto("writing a key"))?;
-        let pem = pem(der.as_ref());
+    pub fn generate(algorithm: Algorithm) -> Result<(Self, Zeroizing<String>), KeyError> {
+        let failed = |step| move |_unspecified| KeyError::Crypto(step);
+        let (making, writing) = ("making a key", "writing a key");
+        let (pair, pem) = match algorithm {
+            Algorithm::Rs256 => {
+                let pair = rsa::KeyPair::generate(KEY_SIZE).map_err(failed(making))?;
+                let der: Pkcs8V1Der<'_> = pair.as_der().map_err(failed(writing))?;
+                let pem = pem(der.as_ref());
+                (Pair::Rsa(pair), pem)
+            }
+            Algorithm::Es256 => {
+                let curve = &ECDSA_P256_SHA256_FIXED_SIGNING;
+                let pair = EcdsaKeyPair::generate(curve).map_err(failed(making))?;
+                let der = pair.to_pkcs8v1().map_err(failed(writing))?;
+                let pem = pem(der.as_ref());
+                (Pair::P256(pair), pem)
+            }
+        };
         Ok((Self::new(pair)?, pem))
     }
 
-    fn new(pair: KeyPair) -> Result<Self, KeyError> {
-        let length = pair.public_modulus_len();
-        if !(MINIMUM_BYTES..=MAXIMUM_BYTES).contains(&length) {
-            return Err(KeyError::Size { bits: length * 8 });
-        }
-        let key = pair.public_key();
-        let public = PublicJwk::new(
-            key.modulus().big_endian_without_leading_zero(),
-            key.exponent().big_endian_without_leading_zero(),
-        );
+    fn new(pair: Pair) -> Result<Self, KeyError> {
+        let public = match &pair {
+            Pair::Rsa(pair) => {
+                let key = pair.public_key();
+                PublicJwk::rsa(
+                    key.modulus().big_endian_without_leading_zero(),
+                    key.exponent().big_endian_without_leading_zero(),
+                )?
+            }
+            Pair::P256(pair) => PublicJwk::p256(pair.public_key().as_ref())?,
+        };
         Ok(Self { pair, public })
     }
 
@@ -163,30 +174,38 @@ impl SigningKey {
     pub fn sign(&self, claims: &impl Serialize) -> Result<String, KeyError> {
         #[derive(Serialize)]
         struct Header<'a> {
-            alg: &'static str,
+            alg: Algorithm,
             kid: &'a str,
             typ: &'static str,
         }
         let header = Header {
-            alg: ALGORITHM,
+            alg: self.public.algorithm(),
             kid: &self.public.kid,
             typ: "JWT",
         };
         let mut token = segment(&header)?;
         token.push('.');
         token.push_str(&segment(claims)?);
-        let mut signature = vec![0; self.pair.public_modulus_len()];
-        self.pair
-            .sign(
-                &RSA_PKCS1_SHA256,
-                &SystemRandom::new(),
-                token.as_bytes(),
-                &mut signature,
-            )
-            .map_err(|_unspecified| KeyError::Crypto("signing"))?;
+        let signature = self.pair.sign(token.as_bytes());
+        let signature = signature.map_err(|_unspecified| KeyError::Crypto("signing"))?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Ok(token)
+    }
+}
+
+impl Pair {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, aws_lc_rs::error::Unspecified> {
+        let random = SystemRandom::new();
+        match self {
+            Self::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)?;
+                Ok(signature)
+            }
+            // r and s, one after the other (RFC 7518 section 3.4).
+            Self::P256(pair) => Ok(pair.sign(&random, message)?.as_ref().to_vec()),
+        }
     }
 }
 
@@ -210,35 +229,37 @@ fn pem(der: &[u8]) -> Zeroizing<String> {
     pem
 }
 
-/// The key that is in force. Clones share it.
+/// The keys that are in force. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Keyring(watch::Sender<Arc<SigningKey>>);
+pub struct Keyring(Arc<Mutex<Rotation>>);
 
 impl Keyring {
-    /// A ring with this key.
-    pub fn new(key: SigningKey) -> Self {
-        Self(watch::Sender::new(Arc::new(key)))
+    /// A ring with these keys, for tokens that live for `lifetime`.
+    pub fn new(keys: impl Into<StoredKeys>, lifetime: Duration) -> Self {
+        let rotation = Rotation::new(keys.into(), lifetime, Instant::now());
+        Self(Arc::new(Mutex::new(rotation)))
     }
 
     /// The key to sign with.
     pub fn current(&self) -> Arc<SigningKey> {
-        self.0.borrow().clone()
+        self.lock().signing(Instant::now())
     }
 
-    /// Public halves of all keys that may have signed a valid token.
+    /// Public halves of all keys that may have signed a valid token or are
+    /// about to sign one.
     pub fn public(&self) -> Vec<PublicJwk> {
-        vec![self.0.borrow().public().clone()]
+        self.lock().published(Instant::now())
     }
 
-    /// Takes over another key. Returns whether it is another one.
-    pub fn replace(&self, key: SigningKey) -> bool {
-        self.0.send_if_modified(|current| {
-            let differs = current.public != key.public;
-            if differs {
-                *current = Arc::new(key);
-            }
-            differs
-        })
+    /// Takes over what the Secret has. Returns whether another key is to sign:
+    /// it is published at once, and signs after [`SETTLE`].
+    pub fn replace(&self, keys: impl Into<StoredKeys>) -> bool {
+        self.lock().read(keys.into(), Instant::now())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rotation> {
+        // What a panic left behind is still a set of keys.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

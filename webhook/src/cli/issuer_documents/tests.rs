@@ -1,6 +1,6 @@
 //! What is written is compared with what the control plane serves.
 
-use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use axum::body::{self, Body};
 use clap::Parser;
@@ -12,7 +12,10 @@ use super::*;
 use crate::{
     cli::Generate,
     config::{Cli, Command},
-    issuer::{fake::Cluster, keys::Keyring},
+    issuer::{
+        fake::Cluster,
+        keys::{Algorithm, Keyring, SigningKey},
+    },
     metrics::Metrics,
     server::{self, Drain},
     tls::Reloader,
@@ -25,13 +28,13 @@ fn issuer() -> IssuerUrl {
 }
 
 fn pem() -> Zeroizing<String> {
-    SigningKey::generate().unwrap().1
+    SigningKey::generate(Algorithm::Rs256).unwrap().1
 }
 
 /// What the control plane serves with a key.
 fn router(pem: &str) -> axum::Router {
     let key = SigningKey::from_pem(pem.as_bytes()).unwrap();
-    documents::router(issuer(), Keyring::new(key))
+    documents::router(issuer(), Keyring::new(key, Duration::ZERO))
 }
 
 /// What it serves at a path.
@@ -160,7 +163,7 @@ async fn only_public_halves_are_written() {
 #[tokio::test]
 async fn every_key_of_the_secret_is_published_the_signing_key_first() {
     let pems = [(); 2].map(|()| pem());
-    let kid = |at: usize| public_half(pems[at].as_bytes()).unwrap().kid;
+    let kid = |at: usize| PublicJwk::from_pem(pems[at].as_bytes()).unwrap().kid;
     let namespace: Namespace = one("installation-namespace", "identity").unwrap();
     let kids = async |entries: &[(&str, &str)]| {
         let cluster = Cluster::default();

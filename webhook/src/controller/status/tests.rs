@@ -260,3 +260,20 @@ fn what_keeps_argo_cd_from_using_it_is_said_after_what_a_node_says() {
     let bad = binding(json!([failing("a", "Degraded", Some(LATER))]));
     check(&bad, around, ["True ready", "True robot-not-found"]);
 }
+
+#[test]
+fn a_notice_is_said_beside_a_nodes_failure() {
+    let notices = [Named::new(Code::UnsupportedAlgorithm, "ES256")];
+    let around = Circumstances {
+        notices: &notices,
+        ..CALM
+    };
+    let failing = binding(json!([failing("a", "Degraded", None)]));
+    let verdict = check(
+        &failing,
+        around,
+        ["False robot-not-found", "True robot-not-found"],
+    );
+    let message = &verdict.conditions[1].message;
+    assert!(message.contains("unsupported-algorithm"), "{message}");
+}

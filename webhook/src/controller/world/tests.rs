@@ -280,5 +280,5 @@ fn every_secret_is_looked_at_when_the_keys_rotate() {
     let mut world = world(vec![object("a", 1, quay("q.example.org"), json!({}))]);
     apply(&mut world, secret(Event::Apply(metadata("a"))));
     apply(&mut world, secret(Event::Apply(metadata("b"))));
-    assert_eq!(apply(&mut world, Change::ProxyKeys), ["a", "b"]);
+    assert_eq!(apply(&mut world, Change::Keys), ["a", "b"]);
 }

@@ -1,0 +1,88 @@
+//! Signature algorithms: which there are, which is in force, and what does not
+//! take it.
+
+use std::fmt;
+
+use futures::{Stream, stream};
+use serde::{Serialize, Serializer};
+use shared::{
+    binding::{CredentialBindingSpec, CredentialKind, ExchangeKind},
+    errors::{Code, Named},
+};
+use tokio::sync::watch;
+
+/// A signature algorithm (RFC 7518 section 3.1). The key decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Algorithm {
+    /// RSA: what every registry accepts.
+    #[default]
+    Rs256,
+    /// P-256: shorter tokens, and not for Quay.
+    Es256,
+}
+
+impl Algorithm {
+    /// The `alg` of a JWS header.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+        }
+    }
+
+    /// The algorithm with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let all = [Self::Rs256, Self::Es256];
+        all.into_iter().find(|algorithm| algorithm.as_str() == name)
+    }
+
+    /// Why the exchange of a binding takes no token that is signed like this,
+    /// if it does not: Quay accepts RS256 and RS384 only.
+    pub fn objection(self, object: &str, spec: &CredentialBindingSpec) -> Option<Named> {
+        let is_ours = spec.identity.credential == CredentialKind::SpiffeJWT;
+        let is_refused = self == Self::Es256 && spec.exchange.kind == ExchangeKind::Quay;
+        (is_ours && is_refused).then(|| {
+            let detail = format!("{object}: the issuer signs with {self}");
+            Named::new(Code::UnsupportedAlgorithm, detail)
+        })
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Algorithm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// The algorithm of the key in the Secret, once there is one. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct InForce(watch::Sender<Option<Algorithm>>);
+
+impl InForce {
+    /// The algorithm.
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        *self.0.borrow()
+    }
+
+    /// Says which it is.
+    pub fn set(&self, algorithm: Algorithm) {
+        self.0.send_if_modified(|current| {
+            let differs = *current != Some(algorithm);
+            *current = Some(algorithm);
+            differs
+        });
+    }
+
+    /// An item each time that it has changed.
+    pub fn changes(&self) -> impl Stream<Item = ()> + Send + use<> {
+        stream::unfold(self.0.subscribe(), |mut algorithm| async {
+            algorithm.changed().await.ok().map(|()| ((), algorithm))
+        })
+    }
+}
