@@ -1,28 +1,33 @@
 //! Carries out an [`Attempt`]: proves every holder to the identity source, and
 //! trades one of the identities for a credential. IO only; what to attempt and
 //! what follows is decided in [`crate::refresh`].
+//!
+//! Attempts do not wait for each other. What would be asked by too many at once
+//! has a limit of its own: a source, inside itself, and each target's exchange.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use secrecy::SecretString;
 use shared::errors::{Code, Named};
+use shared::registry::RegistryHost;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::demand::{Holder, Key};
+use crate::demand::{Holder, Key, Trade};
 use crate::exchange::{self, Credential, http::Upstream};
 use crate::identity::{IdentityRequest, IdentitySource, Registration, Svid};
 use crate::refresh::{Attempt, Outcome};
 
-/// Attempts that run at the same time on a node.
+/// Exchanges for one target that run at the same time on a node.
 const PARALLEL: usize = 8;
 
 /// The identity source and the exchanges.
 pub struct Acquirer<S> {
     identities: S,
     upstream: Upstream,
-    permits: Semaphore,
+    turns: Mutex<BTreeMap<RegistryHost, Arc<Semaphore>>>,
 }
 
 /// For each holder of an attempt the token of one of its running pods.
@@ -34,7 +39,7 @@ impl<S: IdentitySource> Acquirer<S> {
         Self {
             identities,
             upstream,
-            permits: Semaphore::new(PARALLEL),
+            turns: Mutex::default(),
         }
     }
 
@@ -44,12 +49,7 @@ impl<S: IdentitySource> Acquirer<S> {
         attempt: Attempt<Key, Holder>,
         pods: PodTokens,
     ) -> Outcome<Holder, Credential> {
-        // Waiting for a turn counts, too: the deadline protects a credential's life.
         let deadline = tokio::time::Instant::now() + attempt.deadline;
-        let Ok(Ok(_turn)) = tokio::time::timeout_at(deadline, self.permits.acquire()).await else {
-            let busy = Named::new(Code::ControlPlaneUnreachable, "too many attempts hang");
-            return failed(&attempt, &busy);
-        };
         let proofs = attempt.holders.iter().map(|holder| async {
             let proof = self.prove(&attempt, holder, pods.get(holder), deadline);
             (holder.clone(), proof.await)
@@ -66,7 +66,15 @@ impl<S: IdentitySource> Acquirer<S> {
             outcome.proofs.insert(holder, proof);
         }
         if let Some(identity) = identity.filter(|_| attempt.renew) {
-            let trade = exchange::exchange(&self.upstream, &attempt.key.trade, identity);
+            // Waiting for a turn counts, too: the deadline protects a credential's life.
+            let trade = async {
+                let turns = self.turns(&attempt.key.trade);
+                let _turn = match &turns {
+                    Some(turns) => turns.acquire().await.ok(),
+                    None => None,
+                };
+                exchange::exchange(&self.upstream, &attempt.key.trade, identity).await
+            };
             outcome.credential = Some(
                 tokio::time::timeout_at(deadline, trade)
                     .await
@@ -80,6 +88,18 @@ impl<S: IdentitySource> Acquirer<S> {
             );
         }
         outcome
+    }
+
+    /// Whose turn it is at the target, if it is asked at all.
+    fn turns(&self, trade: &Trade) -> Option<Arc<Semaphore>> {
+        let Trade::Quay { host, .. } = trade else {
+            return None;
+        };
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let turns = turns
+            .entry(host.clone())
+            .or_insert_with(|| Arc::new(Semaphore::new(PARALLEL)));
+        Some(Arc::clone(turns))
     }
 
     async fn prove(
@@ -124,7 +144,7 @@ impl<S: IdentitySource> Acquirer<S> {
             Ok(Ok(token)) => Ok(token),
             Ok(Err(error)) => Err(Named::from(&error)),
             Err(_elapsed) => Err(Named::new(
-                Code::ControlPlaneUnreachable,
+                self.identities.silence(request.credential),
                 format!("binding {}: no answer within {share:?}", holder.binding),
             )),
         }

@@ -1,6 +1,8 @@
 //! Command line and environment → a checked configuration. Text flows in once;
 //! everything behind it is typed.
 
+mod identity;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -10,6 +12,8 @@ use reqwest::Url;
 use shared::allow_list::AllowList;
 
 use crate::csi::registration::Registration;
+use identity::IdentityArguments;
+pub use identity::{SpiffeConfig, SpiffeSource};
 
 /// Node agent of argocd-workload-identity: obtains, renews and delivers
 /// short-lived credentials for the Argo CD pods of this node.
@@ -67,6 +71,8 @@ pub struct Arguments {
     /// Address of /healthz and /readyz, plain HTTP.
     #[arg(long, env = "ARGOCD_IDENTITY_AGENT_METRICS_ADDRESS")]
     metrics_address: Option<SocketAddr>,
+    #[command(flatten)]
+    identity: IdentityArguments,
 }
 
 /// The checked configuration; fields as in [`Arguments`].
@@ -94,6 +100,8 @@ pub struct Config {
     pub upstream_ca: Option<PathBuf>,
     /// Address of /healthz and /readyz.
     pub metrics_address: Option<SocketAddr>,
+    /// Who gives SPIFFE identities.
+    pub spiffe: SpiffeConfig,
 }
 
 impl TryFrom<Arguments> for Config {
@@ -138,6 +146,7 @@ impl TryFrom<Arguments> for Config {
             allowed_hosts: AllowList::parse(&arguments.allowed_hosts).context("--allowed-hosts")?,
             upstream_ca: arguments.upstream_ca,
             metrics_address: arguments.metrics_address,
+            spiffe: arguments.identity.try_into()?,
         })
     }
 }

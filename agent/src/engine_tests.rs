@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use shared::allow_list::AllowList;
-use shared::binding::NodeState;
+use shared::binding::{CredentialKind, NodeState};
 use shared::exec_credential::ExecCredential;
 
 use super::handle::PATIENCE;
@@ -69,6 +69,10 @@ impl IdentitySource for Source {
                 }))
             }
         }
+    }
+
+    fn silence(&self, _credential: CredentialKind) -> Code {
+        Code::ControlPlaneUnreachable
     }
 }
 

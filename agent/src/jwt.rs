@@ -1,6 +1,6 @@
 //! Reads the claims of a JWT *without* verifying its signature: tokens that
-//! the agent got over verified TLS, to learn their lifetime and to check that
-//! they are the ones that were asked for (RFC 7519).
+//! the agent got over verified TLS or a local socket, to learn their lifetime
+//! and to check that they are the ones that were asked for (RFC 7519).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
@@ -13,10 +13,17 @@ pub struct Claims {
     /// Subject.
     #[serde(default)]
     pub sub: Option<String>,
+    /// Issuer.
+    #[serde(default)]
+    pub iss: Option<String>,
     #[serde(default)]
     aud: Option<Audience>,
     #[serde(default)]
     exp: Option<NumericDate>,
+    #[serde(default)]
+    nbf: Option<NumericDate>,
+    #[serde(default)]
+    iat: Option<NumericDate>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -53,6 +60,16 @@ impl Claims {
     /// Expiry.
     pub fn expires_at(&self) -> Option<Timestamp> {
         Timestamp::from_second(self.exp.as_ref()?.0).ok()
+    }
+
+    /// Not to be used before.
+    pub fn not_before(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.nbf.as_ref()?.0).ok()
+    }
+
+    /// When it was issued, by the issuer's clock.
+    pub fn issued_at(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.iat.as_ref()?.0).ok()
     }
 
     /// Whether `audience` is one of the token's audiences.

@@ -20,9 +20,10 @@ mod lease;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use shared::errors::{Code, Named};
 
-use lease::{COLD_CAP, LONGEST_ATTEMPT, REFUSED_CAP, cold_wait};
+use lease::{COLD_CAP, LONGEST_ATTEMPT, REFUSED_CAP, cold_cap, cold_wait};
 pub use lease::{Fresh, Lease, Now};
 
 /// What happens to the machine.
@@ -269,7 +270,10 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
         serial: u64,
     ) -> Vec<H> {
         if attempt.renew {
-            self.renew(outcome.credential, now, jitter, serial);
+            let cap = outcome.proofs.values().filter_map(|it| it.as_ref().err());
+            let cap = cap.map(|error| cold_cap(COLD_CAP, error.code)).min();
+            let cap = cap.unwrap_or(COLD_CAP);
+            self.renew(outcome.credential, now, jitter, serial, cap);
         }
         let mut deliver = Vec::new();
         for (holder, proof) in outcome.proofs {
@@ -294,7 +298,10 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
                     holding.failures = holding.failures.saturating_add(1);
                     let wait = match &holding.held {
                         Some(held) => held.retry_after(holding.failures, jitter),
-                        None => cold_wait(REFUSED_CAP, holding.failures, jitter),
+                        None => {
+                            let cap = cold_cap(REFUSED_CAP, error.code);
+                            cold_wait(cap, holding.failures, jitter)
+                        }
                     };
                     holding.retry_at = now.mono + wait;
                     holding.error = Some(error);
@@ -304,13 +311,15 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
         deliver
     }
 
-    /// Takes the credential that an attempt brought, or plans the next attempt.
+    /// Takes the credential that an attempt brought, or plans the next attempt,
+    /// which comes within `cap` while there is no credential.
     fn renew(
         &mut self,
         credential: Option<Result<Fresh<C>, Named>>,
         now: Now,
         jitter: f64,
         serial: u64,
+        cap: Duration,
     ) {
         let lease = credential.map(|result| {
             let fresh = result?;
@@ -323,6 +332,11 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
             })
         });
         match lease {
+            // A source with a cache gave what it gave before: not renewed yet.
+            Some(Ok(lease)) if self.expires_at() == Some(lease.expires_at) => {
+                self.retry(cap, now, jitter);
+                self.error = None;
+            }
             Some(Ok(lease)) => {
                 self.lease = Some(lease);
                 self.failures = 0;
@@ -331,15 +345,23 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
             }
             // Without a credential every holder has an error of its own.
             failed => {
-                self.failures = self.failures.saturating_add(1);
-                let wait = match &self.lease {
-                    Some(lease) => lease.retry_after(self.failures, jitter),
-                    None => cold_wait(COLD_CAP, self.failures, jitter),
-                };
-                self.retry_at = now.mono + wait;
+                self.retry(cap, now, jitter);
                 self.error = failed.and_then(Result::err);
             }
         }
+    }
+
+    fn expires_at(&self) -> Option<Timestamp> {
+        self.lease.as_ref().map(|lease| lease.expires_at)
+    }
+
+    fn retry(&mut self, cap: Duration, now: Now, jitter: f64) {
+        self.failures = self.failures.saturating_add(1);
+        let wait = match &self.lease {
+            Some(lease) => lease.retry_after(self.failures, jitter),
+            None => cold_wait(cap, self.failures, jitter),
+        };
+        self.retry_at = now.mono + wait;
     }
 
     /// Gives up what has expired; returns who has nothing any more.

@@ -18,6 +18,7 @@ use crate::engine::{self, Clock, Engine};
 use crate::exchange::http::Upstream;
 use crate::health::Readiness;
 use crate::identity::control_plane::ControlPlane;
+use crate::identity::sources::Sources;
 use crate::report::Reports;
 use crate::store::Program;
 use crate::{bindings, csi, health, notices, status};
@@ -57,11 +58,13 @@ pub async fn run(
     client: Client,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let identities = ControlPlane::new(
+    let control_plane = ControlPlane::new(
         &config.control_plane_url,
         config.control_plane_ca,
         config.token_file,
+        config.spiffe.issuer.clone(),
     );
+    let identities = Sources::start(control_plane, config.spiffe);
     let upstream = Upstream::new(config.allowed_hosts.clone(), config.upstream_ca.as_deref())?;
     let acquirer = Acquirer::new(identities, upstream);
 

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
+use crate::config::{SpiffeConfig, SpiffeSource};
 use crate::csi::proto::NodeUnpublishVolumeRequest;
 use crate::csi::registration::Registration;
 use crate::csi::registration::proto::{InfoRequest, RegistrationStatus};
@@ -165,6 +166,10 @@ async fn the_agent_registers_serves_tells_and_leaves() {
         allowed_hosts: AllowList::default(),
         upstream_ca: Some(path.join("absent.crt")),
         metrics_address: Some(address),
+        spiffe: SpiffeConfig {
+            source: SpiffeSource::ControlPlane,
+            issuer: None,
+        },
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let agent = tokio::spawn(run(config, client, async {

@@ -218,7 +218,9 @@ impl Answer {
     }
 }
 
-fn redact(words: &str) -> String {
+/// Words of another program: shortened, and without anything that looks like a
+/// token.
+pub(crate) fn redact(words: &str) -> String {
     let like_a_token = |word: &str| {
         word.contains("eyJ")
             || word

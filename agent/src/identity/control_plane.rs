@@ -11,17 +11,22 @@ use std::time::Duration;
 use jiff::Timestamp;
 use reqwest::{Certificate, Client, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
+use shared::binding::CredentialKind;
 use shared::errors::Code;
 use shared::identity_api;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::{IdentityError, IdentityRequest, IdentitySource, Svid, verify};
+use super::verify::{Expected, Flaw, verify};
+use super::{IdentityError, IdentityRequest, IdentitySource, Svid};
 use crate::exchange::http::{causes, read_body};
 
 /// Until a connection stands.
 const CONNECT: Duration = Duration::from_secs(5);
 /// For a whole call.
 const TOTAL: Duration = Duration::from_secs(15);
+/// Calls that run at the same time: it serves every node.
+const PARALLEL: usize = 8;
 /// Largest answer that is read.
 const LARGEST: usize = 64 << 10;
 
@@ -30,6 +35,8 @@ pub struct ControlPlane {
     url: Url,
     ca_file: PathBuf,
     token_file: PathBuf,
+    issuer: Option<String>,
+    turns: Semaphore,
     /// The client, and the CA file's content that it was made for.
     client: Mutex<Option<(Vec<u8>, Client)>>,
 }
@@ -38,7 +45,8 @@ impl ControlPlane {
     /// The control plane at `url` (https, only its origin counts), verified
     /// with the PEM certificates of `ca_file`; `token_file` has the agent's own
     /// token. Both files may change at any time and are read for each call.
-    pub fn new(url: &Url, ca_file: PathBuf, token_file: PathBuf) -> Self {
+    /// Every JWT-SVID has to be of `issuer`, if there is one.
+    pub fn new(url: &Url, ca_file: PathBuf, token_file: PathBuf, issuer: Option<String>) -> Self {
         let mut url = url.clone();
         url.set_path(identity_api::PATH);
         url.set_query(None);
@@ -46,6 +54,8 @@ impl ControlPlane {
             url,
             ca_file,
             token_file,
+            issuer,
+            turns: Semaphore::new(PARALLEL),
             client: Mutex::new(None),
         }
     }
@@ -110,6 +120,8 @@ impl IdentitySource for ControlPlane {
             binding: request.binding.clone(),
             reason: format!("{}: {reason}", self.url),
         };
+        // Never closed. Whoever waits too long is told by its caller.
+        let _turn = self.turns.acquire().await;
         let own = std::fs::read_to_string(&self.token_file)
             .map(Zeroizing::new)
             .map_err(|source| IdentityError::OwnToken {
@@ -146,29 +158,37 @@ impl IdentitySource for ControlPlane {
                     error.column()
                 ))
             })?;
+        let flawed = |flaw| IdentityError::Flawed {
+            binding: request.binding.clone(),
+            flaw,
+        };
         for (field, found, asked) in [
             ("subject", &answer.subject, &request.subject),
             ("audience", &answer.audience, &request.audience),
         ] {
             if found != asked {
-                return Err(IdentityError::Mismatch {
-                    binding: request.binding.clone(),
-                    field,
-                    found: found.clone(),
-                    asked: asked.clone(),
-                });
+                return Err(flawed(Flaw::differs(field, found, asked)));
             }
         }
-        let token = verify(request, answer.token, Timestamp::now())?;
+        let expected = Expected {
+            subject: &request.subject,
+            audience: &request.audience,
+            issuer: match request.credential {
+                CredentialKind::ServiceAccountToken => None,
+                _ => self.issuer.as_deref(),
+            },
+        };
+        let token = verify(expected, answer.token, Timestamp::now()).map_err(flawed)?;
         if token.expires_at.as_second() != answer.expires_at.as_second() {
-            return Err(IdentityError::Mismatch {
-                binding: request.binding.clone(),
-                field: "expiresAt",
-                found: answer.expires_at.to_string(),
-                asked: format!("{}, the token's exp", token.expires_at),
-            });
+            let asked = format!("{}, the token's exp", token.expires_at);
+            let found = answer.expires_at.to_string();
+            return Err(flawed(Flaw::differs("expiresAt", found, asked)));
         }
         Ok(Svid::Token(token))
+    }
+
+    fn silence(&self, _credential: CredentialKind) -> Code {
+        Code::ControlPlaneUnreachable
     }
 }
 

@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use shared::errors::Code;
 
 /// A reading of both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +81,9 @@ const COLD_FIRST: Duration = Duration::from_millis(500);
 pub(super) const COLD_CAP: Duration = Duration::from_secs(30);
 /// Longest wait before a refused holder is asked for again.
 pub(super) const REFUSED_CAP: Duration = Duration::from_secs(120);
+/// Longest wait of both kinds where only this node's SPIRE agent was asked: an
+/// entry that somebody registers is served within seconds.
+const LOCAL_CAP: Duration = Duration::from_secs(5);
 /// Longest wait between retries, whatever the life.
 const WARM_CAP: Duration = Duration::from_secs(300);
 /// A renewed credential is used for at least this long, whatever its life.
@@ -131,6 +135,18 @@ impl<C> Lease<C> {
     /// Whether the credential must no longer be used.
     pub fn expired(&self, now: Now) -> bool {
         self.expiry.reached(now)
+    }
+}
+
+/// `cap`, or less where asking again costs nothing.
+pub(super) fn cold_cap(cap: Duration, code: Code) -> Duration {
+    match code {
+        Code::IdentityNotRegistered
+        | Code::SpiffeIdNotIssued
+        | Code::SpireAgentAbsent
+        | Code::SpireAgentNotRegistered
+        | Code::SpireNotADelegate => cap.min(LOCAL_CAP),
+        _ => cap,
     }
 }
 
