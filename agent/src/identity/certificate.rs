@@ -131,3 +131,7 @@ fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
     pem.push_str("-----\n");
     pem
 }
+
+#[cfg(test)]
+#[path = "certificate_tests.rs"]
+pub(crate) mod tests;

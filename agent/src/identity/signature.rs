@@ -85,3 +85,7 @@ pub fn verdict(token: &str, subject: &str, bundles: &JwtBundleSet) -> Verdict {
         Err(reason) => Verdict::Invalid(format!("key `{kid}`: {reason}")),
     }
 }
+
+#[cfg(test)]
+#[path = "signature_tests.rs"]
+pub(crate) mod tests;

@@ -244,3 +244,7 @@ fn missing(mut others: Vec<String>) -> Named {
         format!("issued were {}{more}", others.join(", ")),
     )
 }
+
+#[cfg(test)]
+#[path = "spiffe_tests.rs"]
+mod tests;
