@@ -5,7 +5,6 @@ use std::sync::Mutex;
 use futures::stream;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use spiffe::JwtBundleSet;
 use tokio::sync::watch;
 
 use super::*;
@@ -28,6 +27,8 @@ struct Agent {
     hangs: Option<&'static str>,
     /// Tokens are not of the key that they name.
     forges: bool,
+    /// Nothing comes on a stream of bundles after the first message.
+    falls_silent: bool,
     certificates: Option<watch::Receiver<Vec<X509Svid>>>,
     roots: X509BundleSet,
 }
@@ -71,7 +72,10 @@ impl Wire for Fake {
             return Err(Named::new(Code::SpireUnavailable, "unreachable"));
         };
         news.borrow().clone()?;
-        Ok(updates(news).boxed())
+        Ok(match self.0.falls_silent {
+            true => updates(news).take(1).chain(stream::pending()).boxed(),
+            false => updates(news).boxed(),
+        })
     }
 
     async fn x509_bundles(&self) -> Result<Updates<X509BundleSet>, Named> {
@@ -208,13 +212,26 @@ async fn a_new_key_is_waited_for_briefly() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_that_fell_silent_is_opened_anew() {
+    let (mut agent, news) = agent(vec![good(vec![claims(SUBJECT, 600)])], Ok(old_bundles()));
+    agent.falls_silent = true;
+    let (source, _) = source(agent);
+    source.shared.trust.current().await;
+    let _ = news.send_replace(Ok(bundles()));
+    let started = Instant::now();
+    let found = token(&source, &request()).await;
+    assert!(found.is_ok(), "{found:?}");
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn bundles_stay_when_the_subscription_ends_and_come_again() {
     let (agent, news) = agent(vec![good(vec![claims(SUBJECT, 600)])], Ok(old_bundles()));
     let (source, wire) = source(agent);
     let _ = token(&source, &request()).await;
     // SPIRE restarts: the stream ends, and the next ones cannot be opened.
     let _ = news.send_replace(Err(Named::new(Code::SpireAgentAbsent, "refused")));
-    let trust = source.shared.trust.next().await;
+    let trust = source.shared.trust.renewed(|_| false).await;
     assert_eq!(
         trust.standing.unwrap().unwrap_err().code,
         Code::SpireAgentAbsent
