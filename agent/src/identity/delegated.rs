@@ -14,7 +14,6 @@ use spire_api::pb::spire::api::types::Selector;
 use tokio::sync::OnceCell;
 use tonic::Streaming;
 use tonic::transport::Channel;
-use zeroize::Zeroizing;
 
 use super::selectors::Template;
 use super::wire::{Ask, Updates, Wire, fault, place};
@@ -157,8 +156,7 @@ fn svids(
         };
         let id = svid.id.as_ref();
         let id = id.map(|id| format!("spiffe://{}{}", id.trust_domain, id.path));
-        let key = Zeroizing::new(entry.x509_svid_key.to_vec());
-        match X509Svid::parse_from_der(&svid.cert_chain.concat(), &key) {
+        match X509Svid::parse_from_der(&svid.cert_chain.concat(), &entry.x509_svid_key) {
             Ok(svid) => found.push(svid),
             Err(error) if id.as_deref() == Some(subject) => {
                 return Err(Named::new(Code::IdentityMismatch, causes(&error)));

@@ -129,3 +129,24 @@ pub trait IdentitySource: Send + Sync + 'static {
     /// What it means when there is no answer in time.
     fn silence(&self, credential: CredentialKind) -> Code;
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::demand::tests::reference;
+
+    pub(crate) fn request() -> IdentityRequest {
+        IdentityRequest {
+            binding: reference("charts"),
+            pod_token: "pod".into(),
+            credential: CredentialKind::SpiffeJWT,
+            subject: "spiffe://td/a".into(),
+            audience: "quay.test".into(),
+            registration: Registration {
+                namespace: "argocd".into(),
+                service_account: "a".into(),
+                project: None,
+            },
+        }
+    }
+}

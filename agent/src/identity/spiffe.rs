@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use shared::binding::CredentialKind;
 use shared::errors::{Code, Named};
-use spiffe::{X509BundleSet, X509Svid};
+use spiffe::{JwtBundleSet, X509BundleSet, X509Svid};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::flights::Flights;
@@ -147,14 +147,18 @@ impl<W: Wire> Shared<W> {
             tracing::debug!(subject, "no JWT bundle: the signature is not verified");
             return Ok(());
         };
-        let token = token.expose_secret();
-        let mut found = verdict(token, subject, &bundles);
-        if matches!(found, Verdict::UnknownKey(_))
-            && let Some(newer) = self.trust.next().await.bundles
-        {
-            found = verdict(token, subject, &newer);
-        }
-        found.of(subject).map_err(|flaw| Named::from(&flaw))
+        let found = |bundles: &JwtBundleSet| verdict(token.expose_secret(), subject, bundles);
+        let is_known = |bundles: &JwtBundleSet| !matches!(found(bundles), Verdict::UnknownKey(_));
+        let bundles = match is_known(&bundles) {
+            true => bundles,
+            false => self
+                .trust
+                .renewed(is_known)
+                .await
+                .bundles
+                .unwrap_or(bundles),
+        };
+        Result::from(found(&bundles)).map_err(|flaw| Named::from(&flaw))
     }
 
     async fn certificate(&self, ask: &Ask) -> Result<Svid, Named> {
@@ -244,3 +248,7 @@ fn missing(mut others: Vec<String>) -> Named {
         format!("issued were {}{more}", others.join(", ")),
     )
 }
+
+#[cfg(test)]
+#[path = "spiffe_tests.rs"]
+mod tests;

@@ -15,10 +15,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use shared::errors::{Code, Named};
 use spiffe::JwtBundleSet;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use super::wire::Wire;
+use super::wire::{Updates, Wire};
 
 /// The waits before it is opened again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
@@ -40,11 +40,16 @@ impl Trust {
     fn settled(&self) -> bool {
         self.standing.is_some()
     }
+
+    fn is_live(&self) -> bool {
+        matches!(self.standing, Some(Ok(())))
+    }
 }
 
 /// The subscription; it ends with this.
 pub struct Subscription {
     trust: watch::Receiver<Trust>,
+    doubt: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -58,8 +63,9 @@ impl Subscription {
     /// Subscribes at `wire`, for ever.
     pub fn start<W: Wire>(wire: Arc<W>) -> Self {
         let (sender, trust) = watch::channel(Trust::default());
-        let task = tokio::spawn(keep(wire, sender));
-        Self { trust, task }
+        let doubt = Arc::new(Notify::new());
+        let task = tokio::spawn(keep(wire, sender, Arc::clone(&doubt)));
+        Self { trust, doubt, task }
     }
 
     /// What it has brought. Waits briefly for its first answer.
@@ -69,40 +75,64 @@ impl Subscription {
         trust.borrow().clone()
     }
 
-    /// What it brings next, or after a brief wait what there is.
-    pub async fn next(&self) -> Trust {
+    /// Opens it anew and waits briefly for bundles that are `enough`: for those
+    /// who saw a key that they do not know. A stream on which nothing comes any
+    /// more looks like one on which there is no news.
+    pub async fn renewed(&self, enough: impl Fn(&JwtBundleSet) -> bool) -> Trust {
         let mut trust = self.trust.clone();
-        trust.mark_unchanged();
-        let _ = tokio::time::timeout(BRIEFLY, trust.changed()).await;
+        self.doubt.notify_one();
+        let enough = |it: &Trust| it.bundles.as_deref().is_some_and(&enough);
+        let _ = tokio::time::timeout(BRIEFLY, trust.wait_for(enough)).await;
         trust.borrow().clone()
     }
 }
 
-async fn keep<W: Wire>(wire: Arc<W>, trust: watch::Sender<Trust>) {
+async fn keep<W: Wire>(wire: Arc<W>, trust: watch::Sender<Trust>, doubt: Arc<Notify>) {
     let (place, mut wait) = (wire.place(), RETRY.0);
     loop {
-        let fault = match tokio::time::timeout(OPEN, wire.jwt_bundles()).await {
-            Ok(Ok(mut updates)) => loop {
-                match updates.next().await {
-                    Some(Ok(bundles)) => {
-                        wait = RETRY.0;
-                        tell(&trust, &place, Ok(bundles));
-                    }
-                    Some(Err(fault)) => break fault,
-                    None => {
-                        break Named::new(Code::SpireUnavailable, "the stream of bundles ended");
-                    }
-                }
-            },
-            Ok(Err(fault)) => fault,
-            Err(_elapsed) => Named::new(
+        let ended = match tokio::time::timeout(OPEN, wire.jwt_bundles()).await {
+            Ok(Ok(updates)) => follow(updates, &trust, &place, &doubt).await,
+            Ok(Err(fault)) => Err(fault),
+            Err(_elapsed) => Err(Named::new(
                 Code::SpireUnavailable,
                 format!("no stream of bundles within {OPEN:?}"),
-            ),
+            )),
         };
-        tell(&trust, &place, Err(fault));
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RETRY.1);
+        match ended {
+            Ok(()) => wait = RETRY.0,
+            Err(fault) => {
+                if trust.borrow().is_live() {
+                    wait = RETRY.0;
+                }
+                tell(&trust, &place, Err(fault));
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY.1);
+            }
+        }
+    }
+}
+
+/// Takes what comes, until somebody doubts that all has come.
+async fn follow(
+    mut updates: Updates<JwtBundleSet>,
+    trust: &watch::Sender<Trust>,
+    place: &str,
+    doubt: &Notify,
+) -> Result<(), Named> {
+    let mut opened = false;
+    loop {
+        tokio::select! {
+            update = updates.next() => match update {
+                Some(bundles) => tell(trust, place, Ok(bundles?)),
+                None => {
+                    let ended = "the stream of bundles ended";
+                    return Err(Named::new(Code::SpireUnavailable, ended));
+                }
+            },
+            // Not before it has brought anything: that is the news.
+            () = doubt.notified(), if opened => return Ok(()),
+        }
+        opened = true;
     }
 }
 
