@@ -98,10 +98,10 @@ struct X509Key {
 }
 
 impl Authority {
-    pub(super) fn new(trust_domain: &str) -> Result<Self> {
+    pub(super) fn new(trust_domain: &str, key_type: KeyType) -> Result<Self> {
         let mut authority = Self {
             trust_domain: trust_domain.to_owned(),
-            key_type: KeyType::Rsa2048,
+            key_type,
             issuer: None,
             offset: SignedDuration::ZERO,
             forgery: None,

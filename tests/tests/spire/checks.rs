@@ -1,18 +1,19 @@
 //! What comes back is looked at before it is used: claims, signature, chain, clock.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use agent::identity::{IdentityRequest, Svid};
 use harness::spire::{Entry, Fault, Forgery, KeyType, Scope};
 use jiff::SignedDuration;
 use jsonwebtoken::{Algorithm, decode_header};
 use secrecy::ExposeSecret as _;
-use shared::errors::Code;
+use shared::errors::{Code, Named};
 
 use crate::scene::{AUDIENCE, Api, ISSUER, Scene, certificate, id, project_id, token};
 
 /// Another audience is another question to the agent, which remembers answers for a moment.
-fn another_token() -> agent::identity::IdentityRequest {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+fn another_token() -> IdentityRequest {
     static TURN: AtomicUsize = AtomicUsize::new(0);
     let turn = TURN.fetch_add(1, Ordering::Relaxed);
     token("web", &format!("quay-{turn}.test"))
@@ -71,7 +72,7 @@ async fn only_the_installations_issuer_is_accepted() {
             scene.spire.set_issuer(issuer);
             let error = scene.ask(&another_token()).await.unwrap_err();
             assert_eq!(error.code(), Code::IdentityIssuerMismatch, "{error}");
-            let named = shared::errors::Named::from(&error).to_string();
+            let named = Named::from(&error).to_string();
             assert!(named.contains(ISSUER), "{named}");
         }
         scene.spire.set_issuer(Some(ISSUER));
@@ -113,17 +114,17 @@ async fn clocks_may_differ_by_five_minutes_and_no_more() {
 }
 
 #[tokio::test]
-async fn es256_is_accepted_and_new_keys_are_learnt() {
+async fn both_types_of_keys_are_accepted_and_new_keys_are_learnt() {
     for api in Api::BOTH {
         let scene = Scene::with_project(api, "web");
         for (key_type, algorithm) in [
-            (KeyType::EcP256, Algorithm::ES256),
             (KeyType::Rsa2048, Algorithm::RS256),
+            (KeyType::EcP256, Algorithm::ES256),
         ] {
             scene.spire.rotate_jwt_key(key_type).unwrap();
             // The bundle may come after the token.
             let svid = scene.ask(&another_token()).await.unwrap();
-            let agent::identity::Svid::Token(svid) = svid else {
+            let Svid::Token(svid) = svid else {
                 panic!("{svid:?}");
             };
             let header = decode_header(svid.token.expose_secret()).unwrap();

@@ -9,7 +9,7 @@ use agent::demand::{Binding, BindingRef, Bindings, Consumer, View};
 use agent::engine::{Clock, Engine, Handle, channel};
 use agent::exchange::http::Upstream;
 use agent::report::Reports;
-use harness::spire::{Fault, Scope};
+use harness::spire::{Fault, Scope, Spire};
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
@@ -21,7 +21,7 @@ use shared::binding::{
 use shared::exec_credential::ExecCredential;
 use tokio::sync::watch;
 
-use crate::scene::{Api, Scene, project_id};
+use crate::scene::{Api, Scene, id, project_id};
 
 /// An agent whose one pod is a consumer of a cluster for each of some projects.
 struct Node {
@@ -138,12 +138,12 @@ fn code(status: &NodeStatus) -> &str {
 async fn a_project_is_served_seconds_after_it_was_registered() {
     for api in Api::BOTH {
         let scene = Scene::new(api);
-        scene.spire.remove(&crate::scene::id("catch-all"));
+        scene.spire.remove(&id("catch-all"));
         let mut node = Node::start(&scene, &["web"]).await;
         let refused = |_: &Node, status: &NodeStatus| code(status) == "identity-not-registered";
         node.until("web", "the refusal", refused).await;
         // By now the agent would wait for as long as it ever does.
-        let often = |spire: &harness::spire::Spire| spire.arrived(api.jwt()) >= 4;
+        let often = |spire: &Spire| spire.arrived(api.jwt()) >= 4;
         scene.spire.until("retries", often).await.unwrap();
         scene.register("web");
         let start = Instant::now();

@@ -82,7 +82,7 @@ async fn an_entry_that_is_added_later_is_served() {
         let start = Instant::now();
         let claims = scene.token("web").await.unwrap();
         assert_eq!(claims["sub"], project_id("web"));
-        assert!(start.elapsed() < Duration::from_secs(2));
+        assert!(start.elapsed() < Duration::from_secs(5));
     }
 }
 

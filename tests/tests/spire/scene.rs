@@ -10,7 +10,7 @@ use agent::identity::control_plane::ControlPlane;
 use agent::identity::selectors;
 use agent::identity::sources::Sources;
 use agent::identity::{IdentityError, IdentityRequest, IdentitySource as _, Registration, Svid};
-use harness::spire::{Entry, Method, Spire};
+use harness::spire::{Entry, KeyType, Method, Spire};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use shared::binding::CredentialKind;
@@ -83,7 +83,8 @@ impl Scene {
     pub(crate) fn with_issuer(api: Api, issuer: Option<&str>) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
-        let spire = Spire::start(folder.path(), TRUST_DOMAIN).unwrap();
+        let spire = Spire::with_keys(folder.path(), TRUST_DOMAIN, KeyType::EcP256);
+        let spire = spire.unwrap();
         spire.set_workload(&["k8s:ns:argocd-identity", OWN_POD]);
         let own = id("ns/argocd-identity/sa/argocd-identity-agent");
         spire.add(Entry::new(&own, &[OWN_POD]));
