@@ -194,14 +194,15 @@ fn pick(tokens: Vec<SecretString>, subject: &str) -> Result<SecretString, Named>
 }
 
 /// Waits for a message with the SVID of exactly this subject. Of several the
-/// one that lives longest.
+/// one that lives longest. Only a message tells that there is no entry, so the
+/// first one is waited for as long as a call may last.
 async fn await_entry(
     mut updates: Updates<Vec<X509Svid>>,
     subject: &str,
 ) -> Result<X509Svid, Named> {
+    let mut update = updates.next().await;
     let until = Instant::now() + ENTRY;
-    let mut others = Vec::new();
-    while let Ok(update) = timeout_at(until, updates.next()).await {
+    loop {
         let Some(svids) = update.transpose()? else {
             let ended = "the stream of X.509-SVIDs ended";
             return Err(Named::new(Code::SpireUnavailable, ended));
@@ -213,12 +214,14 @@ async fn await_entry(
         if let Some(svid) = exact.into_iter().max_by_key(expiry) {
             return Ok(svid);
         }
-        others = rest
-            .iter()
-            .map(|svid| svid.spiffe_id().to_string())
-            .collect();
+        update = match timeout_at(until, updates.next()).await {
+            Ok(update) => update,
+            Err(_elapsed) => {
+                let others = rest.iter().map(|svid| svid.spiffe_id().to_string());
+                return Err(missing(others.collect()));
+            }
+        };
     }
-    Err(missing(others))
 }
 
 /// The asked SPIFFE ID is not among what came.
