@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use jiff::Timestamp;
+use shared::errors::Code;
 
 use super::*;
 

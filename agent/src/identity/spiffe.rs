@@ -121,7 +121,7 @@ impl<W: Wire> Shared<W> {
         if error.code != Code::IdentityNotRegistered {
             return error;
         }
-        match self.trust.current().await.standing {
+        match self.trust.standing().await {
             Some(Err(own)) if own.code == Code::SpireAgentNotRegistered => own,
             _ => error,
         }
@@ -143,20 +143,11 @@ impl<W: Wire> Shared<W> {
     /// Verifies with the bundles, where there are any: a SPIRE agent that gives
     /// none is trusted, as its socket is.
     async fn verify_signature(&self, token: &SecretString, subject: &str) -> Result<(), Named> {
-        let Some(bundles) = self.trust.current().await.bundles else {
-            tracing::debug!(subject, "no JWT bundle: the signature is not verified");
-            return Ok(());
-        };
         let found = |bundles: &JwtBundleSet| verdict(token.expose_secret(), subject, bundles);
         let is_known = |bundles: &JwtBundleSet| !matches!(found(bundles), Verdict::UnknownKey(_));
-        let bundles = match is_known(&bundles) {
-            true => bundles,
-            false => self
-                .trust
-                .renewed(is_known)
-                .await
-                .bundles
-                .unwrap_or(bundles),
+        let Some(bundles) = self.trust.bundles(is_known).await else {
+            tracing::debug!(subject, "no JWT bundle: the signature is not verified");
+            return Ok(());
         };
         Result::from(found(&bundles)).map_err(|flaw| Named::from(&flaw))
     }

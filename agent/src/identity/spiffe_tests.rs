@@ -216,7 +216,7 @@ async fn a_stream_that_fell_silent_is_opened_anew() {
     let (mut agent, news) = agent(vec![good(vec![claims(SUBJECT, 600)])], Ok(old_bundles()));
     agent.falls_silent = true;
     let (source, _) = source(agent);
-    source.shared.trust.current().await;
+    source.shared.trust.standing().await;
     let _ = news.send_replace(Ok(bundles()));
     let started = Instant::now();
     let found = token(&source, &request()).await;
@@ -226,23 +226,34 @@ async fn a_stream_that_fell_silent_is_opened_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn bundles_stay_when_the_subscription_ends_and_come_again() {
-    let (agent, news) = agent(vec![good(vec![claims(SUBJECT, 600)])], Ok(old_bundles()));
-    let (source, wire) = source(agent);
-    let _ = token(&source, &request()).await;
+    let (agent, news) = agent(vec![good(vec![claims(SUBJECT, 600)])], Ok(bundles()));
+    let (source, _) = source(agent);
+    let trust = &source.shared.trust;
+    assert_eq!(trust.standing().await, Some(Ok(())));
     // SPIRE restarts: the stream ends, and the next ones cannot be opened.
-    let _ = news.send_replace(Err(Named::new(Code::SpireAgentAbsent, "refused")));
-    let trust = source.shared.trust.renewed(|_| false).await;
-    assert_eq!(
-        trust.standing.unwrap().unwrap_err().code,
-        Code::SpireAgentAbsent
-    );
-    assert!(trust.bundles.is_some());
+    let absent = Named::new(Code::SpireAgentAbsent, "refused");
+    let _ = news.send_replace(Err(absent.clone()));
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let _ = news.send_replace(Ok(bundles()));
+    assert_eq!(trust.standing().await, Some(Err(absent)));
+    assert!(trust.bundles(|_| true).await.is_some());
+    // And comes back with a new key.
+    let _ = news.send_replace(Ok(old_bundles()));
     tokio::time::sleep(Duration::from_secs(6)).await;
-    let calls = wire.0.calls.lock().unwrap().len();
-    assert!(token(&source, &request()).await.is_ok());
-    assert_eq!(wire.0.calls.lock().unwrap().len(), calls + 1);
+    assert_eq!(trust.standing().await, Some(Ok(())));
+    let error = token(&source, &request()).await.unwrap_err();
+    assert_eq!(error.code, Code::IdentitySignatureInvalid, "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_token_is_trusted_because_spire_came_late() {
+    let absent = Named::new(Code::SpireAgentAbsent, "refused");
+    let (mut agent, news) = agent(vec![good(vec![claims(SUBJECT, 600)])], Err(absent));
+    agent.forges = true;
+    let (source, _) = source(agent);
+    source.shared.trust.standing().await;
+    let _ = news.send_replace(Ok(bundles()));
+    let error = token(&source, &request()).await.unwrap_err();
+    assert_eq!(error.code, Code::IdentitySignatureInvalid, "{error}");
 }
 
 #[tokio::test(start_paused = true)]
