@@ -3,10 +3,9 @@
 //! set flows out.
 //!
 //! ```text
-//!              ┌─ service accounts ─▶ control_plane
-//!  acquire ─▶ sources                                  ┌▶ delegated (SPIRE)
-//!              └─ SPIFFE IDs ───────▶ control_plane or spiffe ─┤   by wire
-//!                                     flights, trust ──┘       └▶ workload_api
+//!  acquire ─▶ sources ─┬──────────▶ control_plane
+//!                      └─▶ spiffe ─(wire)─┬─▶ delegated     SPIRE's admin socket
+//!                          flights, trust └─▶ workload_api  the socket of the agent's own pod
 //!  verify, signature, certificate, selectors: pure
 //! ```
 //!
