@@ -162,3 +162,7 @@ pub fn failed(attempt: &Attempt<Key, Holder>, error: &Named) -> Outcome<Holder, 
         credential: None,
     }
 }
+
+#[cfg(test)]
+#[path = "acquire_tests.rs"]
+mod tests;

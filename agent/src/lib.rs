@@ -1,7 +1,7 @@
 //! The node agent of argocd-workload-identity.
 //!
 //! ```text
-//!  kubelet ──▶ csi ─────▶ engine ──────▶ acquire ──▶ identity ──▶ control plane
+//!  kubelet ──▶ csi ─────▶ engine ──────▶ acquire ──▶ identity ──▶ control plane, SPIRE
 //!                          │  ▲             └──────▶ exchange ──▶ registry
 //!  bindings ──(watch)──────┤  └── refresh, demand (pure)
 //!                          ├──▶ volume ──▶ store ──▶ files on a tmpfs per pod

@@ -10,20 +10,20 @@
 //!            Wanted                    due: 75–80 % of the remaining life
 //!   ∅ ───────────────▶ obtaining ──ok──▶ held ───────────────▶ renewing
 //!                       ▲    │            ▲ ▲                   │  │
-//!                       └────┘            │ └────────ok─────────┘  │ error
-//!                   error: back off       └──retry within 2 %──────┘
+//!                       └────┘            │ └────────ok─────────┘  │ error, or
+//!                   error: back off       └──retry within 2 %──────┘ unchanged
 //!                                          at exp: withdrawn, obtaining
 //! ```
 
+mod entry;
 mod lease;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use shared::errors::{Code, Named};
+use shared::errors::Named;
 
-use lease::{COLD_CAP, LONGEST_ATTEMPT, REFUSED_CAP, cold_cap, cold_wait};
+use entry::{Entry, Holding, InFlight};
 pub use lease::{Fresh, Lease, Now};
 
 /// What happens to the machine.
@@ -97,35 +97,6 @@ pub struct Machine<K, H, C> {
     entries: BTreeMap<K, Entry<H, C>>,
     attempts: u64,
     serials: u64,
-}
-
-#[derive(Debug)]
-struct Entry<H, C> {
-    holders: BTreeMap<H, Holding<C>>,
-    lease: Option<Lease<C>>,
-    in_flight: Option<InFlight<H>>,
-    failures: u32,
-    retry_at: Duration,
-    error: Option<Named>,
-}
-
-#[derive(Debug)]
-struct InFlight<H> {
-    number: u64,
-    renew: bool,
-    /// Of each holder that is being proved, as it was at the start.
-    revisions: BTreeMap<H, i64>,
-}
-
-#[derive(Debug)]
-struct Holding<C> {
-    revision: i64,
-    held: Option<Lease<C>>,
-    /// Proved for this lease of the entry.
-    proved: Option<u64>,
-    failures: u32,
-    retry_at: Duration,
-    error: Option<Named>,
 }
 
 impl<K, H, C> Default for Machine<K, H, C> {
@@ -220,14 +191,7 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
         });
         wanted.retain(|_, holders| !holders.is_empty());
         for (key, holders) in wanted {
-            let entry = self.entries.entry(key).or_insert_with(|| Entry {
-                holders: BTreeMap::new(),
-                lease: None,
-                in_flight: None,
-                failures: 0,
-                retry_at: now.mono,
-                error: None,
-            });
+            let entry = self.entries.entry(key).or_insert_with(|| Entry::new(now));
             for (holder, revision) in holders {
                 let holding = entry.holders.entry(holder);
                 let changed = match &holding {
@@ -236,14 +200,7 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
                         known.get().revision != revision
                     }
                 };
-                let holding = holding.or_insert_with(|| Holding {
-                    revision,
-                    held: None,
-                    proved: None,
-                    failures: 0,
-                    retry_at: now.mono,
-                    error: None,
-                });
+                let holding = holding.or_insert_with(|| Holding::new(revision, now));
                 if changed {
                     // Somebody may just have repaired it: no back-off, and the
                     // proof is asked for anew.
@@ -256,181 +213,6 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
                 }
             }
         }
-    }
-}
-
-impl<H: Ord + Clone, C: Clone> Entry<H, C> {
-    /// Takes an attempt's outcome; returns who has a new credential.
-    fn conclude(
-        &mut self,
-        attempt: &InFlight<H>,
-        outcome: Outcome<H, C>,
-        now: Now,
-        jitter: f64,
-        serial: u64,
-    ) -> Vec<H> {
-        if attempt.renew {
-            let cap = outcome.proofs.values().filter_map(|it| it.as_ref().err());
-            let cap = cap.map(|error| cold_cap(COLD_CAP, error.code)).min();
-            let cap = cap.unwrap_or(COLD_CAP);
-            self.renew(outcome.credential, now, jitter, serial, cap);
-        }
-        let mut deliver = Vec::new();
-        for (holder, proof) in outcome.proofs {
-            let Some(holding) = self.holders.get_mut(&holder) else {
-                continue;
-            };
-            if attempt.revisions.get(&holder) != Some(&holding.revision) {
-                continue; // Its binding changed meanwhile: it is asked for again.
-            }
-            match proof {
-                Ok(()) => {
-                    holding.failures = 0;
-                    holding.error = None;
-                    let Some(lease) = &self.lease else { continue };
-                    holding.proved = Some(lease.serial);
-                    if holding.held.as_ref().map(|held| held.serial) != Some(lease.serial) {
-                        holding.held = Some(lease.clone());
-                        deliver.push(holder);
-                    }
-                }
-                Err(error) => {
-                    holding.failures = holding.failures.saturating_add(1);
-                    let wait = match &holding.held {
-                        Some(held) => held.retry_after(holding.failures, jitter),
-                        None => {
-                            let cap = cold_cap(REFUSED_CAP, error.code);
-                            cold_wait(cap, holding.failures, jitter)
-                        }
-                    };
-                    holding.retry_at = now.mono + wait;
-                    holding.error = Some(error);
-                }
-            }
-        }
-        deliver
-    }
-
-    /// Takes the credential that an attempt brought, or plans the next attempt,
-    /// which comes within `cap` while there is no credential.
-    fn renew(
-        &mut self,
-        credential: Option<Result<Fresh<C>, Named>>,
-        now: Now,
-        jitter: f64,
-        serial: u64,
-        cap: Duration,
-    ) {
-        let lease = credential.map(|result| {
-            let fresh = result?;
-            let expires_at = fresh.expires_at;
-            Lease::new(fresh, now, jitter, serial).ok_or_else(|| {
-                Named::new(
-                    Code::ExchangeUnreadable,
-                    format!("the credential expired at {expires_at}, before it arrived"),
-                )
-            })
-        });
-        match lease {
-            // A source with a cache gave what it gave before: not renewed yet.
-            Some(Ok(lease)) if self.expires_at() == Some(lease.expires_at) => {
-                self.retry(cap, now, jitter);
-                self.error = None;
-            }
-            Some(Ok(lease)) => {
-                self.lease = Some(lease);
-                self.failures = 0;
-                self.retry_at = now.mono;
-                self.error = None;
-            }
-            // Without a credential every holder has an error of its own.
-            failed => {
-                self.retry(cap, now, jitter);
-                self.error = failed.and_then(Result::err);
-            }
-        }
-    }
-
-    fn expires_at(&self) -> Option<Timestamp> {
-        self.lease.as_ref().map(|lease| lease.expires_at)
-    }
-
-    fn retry(&mut self, cap: Duration, now: Now, jitter: f64) {
-        self.failures = self.failures.saturating_add(1);
-        let wait = match &self.lease {
-            Some(lease) => lease.retry_after(self.failures, jitter),
-            None => cold_wait(cap, self.failures, jitter),
-        };
-        self.retry_at = now.mono + wait;
-    }
-
-    /// Gives up what has expired; returns who has nothing any more.
-    fn expire(&mut self, now: Now) -> Vec<H> {
-        if self.lease.as_ref().is_some_and(|lease| lease.expired(now)) {
-            self.lease = None;
-            self.retry_at = self.retry_at.min(now.mono + COLD_CAP);
-        }
-        let mut withdraw = Vec::new();
-        for (holder, holding) in &mut self.holders {
-            if holding.held.take_if(|held| held.expired(now)).is_some() {
-                withdraw.push(holder.clone());
-            }
-        }
-        withdraw
-    }
-
-    /// Whom to prove now, and whether a new credential is due.
-    fn due(&self, now: Now) -> Option<(BTreeMap<H, i64>, bool)> {
-        if self.in_flight.is_some() {
-            return None;
-        }
-        let renew = self.lease.as_ref().is_none_or(|it| it.refresh.reached(now));
-        let holders: BTreeMap<H, i64> = if renew && self.retry_at <= now.mono {
-            self.revisions(|_| true)
-        } else {
-            self.revisions(|it| self.is_latecomer(it) && it.retry_at <= now.mono)
-        };
-        let renew = renew && self.retry_at <= now.mono;
-        (!holders.is_empty()).then_some((holders, renew))
-    }
-
-    fn revisions(&self, which: impl Fn(&Holding<C>) -> bool) -> BTreeMap<H, i64> {
-        self.holders
-            .iter()
-            .filter(|(_, holding)| which(holding))
-            .map(|(holder, holding)| (holder.clone(), holding.revision))
-            .collect()
-    }
-
-    /// Whether there is a credential that the holder has not been proved for.
-    fn is_latecomer(&self, holding: &Holding<C>) -> bool {
-        self.lease
-            .as_ref()
-            .is_some_and(|lease| holding.proved != Some(lease.serial))
-    }
-
-    fn deadline(&self) -> Duration {
-        self.lease.as_ref().map_or(LONGEST_ATTEMPT, Lease::deadline)
-    }
-
-    fn wake_at(&self) -> Option<Duration> {
-        let expiries = self
-            .holders
-            .values()
-            .filter_map(|holding| Some(holding.held.as_ref()?.expiry.mono));
-        let renewal = match &self.lease {
-            Some(lease) => lease.refresh.mono.max(self.retry_at),
-            None => self.retry_at,
-        };
-        let latecomers = self
-            .holders
-            .values()
-            .filter(|holding| self.is_latecomer(holding))
-            .map(|holding| holding.retry_at);
-        let attempts = latecomers
-            .chain([renewal])
-            .filter(|_| self.in_flight.is_none());
-        expiries.chain(attempts).min()
     }
 }
 

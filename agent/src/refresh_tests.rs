@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use jiff::Timestamp;
+use shared::errors::Code;
 
 use super::*;
 
@@ -92,6 +93,70 @@ fn a_failed_refresh_keeps_the_last_good_credential_until_it_expires() {
         assert_eq!(standing.error.unwrap().code, Code::ExchangeUnreachable);
     }
     assert_eq!(withdrawn, Some(100.0));
+}
+
+#[test]
+fn what_comes_back_unchanged_is_asked_for_again_soon() {
+    let mut machine = holding(135.0);
+    let (mut calls, mut last, mut longest) = (0, None, 0.0_f64);
+    let delivered = loop {
+        let now = machine.wake_at().unwrap().as_secs_f64();
+        let Some(attempt) = attempt(&machine.step(Event::Tick, at(now), 0.0)) else {
+            continue;
+        };
+        calls += 1;
+        longest = longest.max(now - last.replace(now).unwrap_or(now));
+        // The source's cache has something new at 120.
+        let answer = answer(
+            &attempt,
+            Ok(if now < 120.0 { (1, 135.0) } else { (2, 420.0) }),
+        );
+        let actions = machine.step(answer, at(now), 0.0);
+        assert_eq!(machine.standing(&KEY, &"a").unwrap().error, None);
+        assert_eq!(held(&machine, "a"), Some(if now < 120.0 { 1 } else { 2 }));
+        if actions == [Action::Deliver("a")] {
+            break now;
+        }
+        assert_eq!(actions, []);
+    };
+    assert!((120.0..=122.7).contains(&delivered), "{delivered}");
+    assert!(
+        longest < 2.75 && (4..20).contains(&calls),
+        "{longest} {calls}"
+    );
+    // And what is new is new for most of its life.
+    let next = machine.wake_at().unwrap().as_secs_f64();
+    assert!(next > delivered + 200.0, "{next}");
+}
+
+#[test]
+fn what_this_node_does_not_have_yet_is_asked_for_every_few_seconds() {
+    let longest_wait = |code| {
+        let mut machine = M::default();
+        let mut actions = machine.step(wanted(&[("a", 1)]), at(0.0), 0.0);
+        let (mut now, mut longest) = (0.0_f64, 0.0_f64);
+        for _ in 0..30 {
+            let refused = Event::Acquired {
+                key: KEY,
+                number: attempt(&actions).unwrap().number,
+                outcome: Outcome {
+                    proofs: BTreeMap::from([("a", Err(Named::new(code, "test")))]),
+                    credential: None,
+                },
+            };
+            machine.step(refused, at(now), 0.0);
+            let next = machine.wake_at().unwrap().as_secs_f64();
+            longest = longest.max(next - now);
+            now = next;
+            actions = machine.step(Event::Tick, at(now), 0.0);
+        }
+        longest
+    };
+    assert_eq!(longest_wait(Code::IdentityNotRegistered), 5.0);
+    assert_eq!(longest_wait(Code::SpireAgentAbsent), 5.0);
+    // What serves every node is spared.
+    assert_eq!(longest_wait(Code::SpireUnavailable), 30.0);
+    assert_eq!(longest_wait(Code::NotAConsumer), 30.0);
 }
 
 #[test]

@@ -36,22 +36,14 @@ pub fn verify(
     }
     let (starts_at, expires_at) = validity(svid)
         .ok_or_else(|| Flaw::differs("the certificate", "unreadable", "an X.509-SVID"))?;
-    let skew = |instant: String| Flaw::Skew {
-        subject: subject.to_owned(),
-        instant,
-        now,
-    };
+    let skew = |instant: String| Flaw::Skew { instant, now };
     if starts_at.duration_since(now) > AHEAD {
         return Err(skew(format!("notBefore is {starts_at}")));
     }
     if expires_at <= now {
         return Err(skew(format!("notAfter is {expires_at}")));
     }
-    let untrusted = |reason: String| Flaw::Signature {
-        subject: subject.to_owned(),
-        reason,
-    };
-    chain(svid, bundles, now.max(starts_at)).map_err(untrusted)?;
+    chain(svid, bundles, now.max(starts_at)).map_err(Flaw::Signature)?;
     let key = PrivatePkcs8KeyDer::from(svid.private_key().as_ref());
     belong_together(svid.leaf().as_bytes(), key)
         .map_err(|reason| Flaw::differs("the private key", reason, "the certificate's"))?;
@@ -131,3 +123,7 @@ fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
     pem.push_str("-----\n");
     pem
 }
+
+#[cfg(test)]
+#[path = "certificate_tests.rs"]
+pub(crate) mod tests;

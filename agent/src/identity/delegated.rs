@@ -14,7 +14,6 @@ use spire_api::pb::spire::api::types::Selector;
 use tokio::sync::OnceCell;
 use tonic::Streaming;
 use tonic::transport::Channel;
-use zeroize::Zeroizing;
 
 use super::selectors::Template;
 use super::wire::{Ask, Updates, Wire, fault, place};
@@ -157,8 +156,7 @@ fn svids(
         };
         let id = svid.id.as_ref();
         let id = id.map(|id| format!("spiffe://{}{}", id.trust_domain, id.path));
-        let key = Zeroizing::new(entry.x509_svid_key.to_vec());
-        match X509Svid::parse_from_der(&svid.cert_chain.concat(), &key) {
+        match X509Svid::parse_from_der(&svid.cert_chain.concat(), &entry.x509_svid_key) {
             Ok(svid) => found.push(svid),
             Err(error) if id.as_deref() == Some(subject) => {
                 return Err(Named::new(Code::IdentityMismatch, causes(&error)));
@@ -198,4 +196,74 @@ fn x509_bundles(message: &pb::SubscribeToX509BundlesResponse) -> X509BundleSet {
         }
     }
     bundles
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use spire_api::pb::spire::api::types;
+
+    use super::*;
+    use crate::identity::certificate::tests::{Authority, SUBJECT};
+
+    /// An entry of SPIRE's answer, and one whose certificate cannot be read.
+    fn entry(path: &str, readable: bool) -> pb::X509svidWithKey {
+        let subject = format!("spiffe://td{path}");
+        let svid = Authority::new().svid(&subject, SignedDuration::from_hours(1));
+        let chain = svid.cert_chain().iter().map(|it| match readable {
+            true => it.as_bytes().to_vec().into(),
+            false => "nonsense".into(),
+        });
+        pb::X509svidWithKey {
+            x509_svid: Some(types::X509svid {
+                cert_chain: chain.collect(),
+                id: Some(types::Spiffeid {
+                    trust_domain: "td".into(),
+                    path: path.into(),
+                }),
+                ..types::X509svid::default()
+            }),
+            x509_svid_key: svid.private_key().as_bytes().to_vec().into(),
+        }
+    }
+
+    fn read(entries: Vec<pb::X509svidWithKey>) -> Result<Vec<String>, Code> {
+        let message = pb::SubscribeToX509sviDsResponse {
+            x509_svids: entries,
+            federates_with: Vec::new(),
+        };
+        svids(&message, SUBJECT)
+            .map(|all| all.iter().map(|it| it.spiffe_id().to_string()).collect())
+            .map_err(|error| error.code)
+    }
+
+    #[test]
+    fn an_svid_of_another_that_cannot_be_read_hides_nothing() {
+        let found = read(vec![
+            entry("/b", false),
+            entry("/a", true),
+            entry("/c", true),
+        ]);
+        assert_eq!(found, Ok(vec![SUBJECT.to_owned(), "spiffe://td/c".into()]));
+        let broken = read(vec![entry("/b", true), entry("/a", false)]);
+        assert_eq!(broken, Err(Code::IdentityMismatch));
+        assert_eq!(read(Vec::new()), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_bundle_that_cannot_be_read_hides_no_other() {
+        let jwks = || br#"{"keys":[]}"#.to_vec();
+        let bundles = [
+            ("spiffe://td", jwks()),
+            ("other", jwks()),
+            ("spiffe://bad", b"nonsense".to_vec()),
+            ("no domain", jwks()),
+        ];
+        let bundles = bundles.map(|(domain, jwks)| (domain.to_owned(), jwks.into()));
+        let found = jwt_bundles(&pb::SubscribeToJwtBundlesResponse {
+            bundles: bundles.into(),
+        });
+        let domains: Vec<_> = found.iter().map(|(domain, _)| domain.to_string()).collect();
+        assert_eq!(domains, ["other", "td"]);
+    }
 }

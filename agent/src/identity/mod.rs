@@ -3,10 +3,9 @@
 //! set flows out.
 //!
 //! ```text
-//!              ┌─ service accounts ─▶ control_plane
-//!  acquire ─▶ sources                                  ┌▶ delegated (SPIRE)
-//!              └─ SPIFFE IDs ───────▶ control_plane or spiffe ─┤   by wire
-//!                                     flights, trust ──┘       └▶ workload_api
+//!  acquire ─▶ sources ─┬──────────▶ control_plane
+//!                      └─▶ spiffe ─(wire)─┬─▶ delegated     SPIRE's admin socket
+//!                          flights, trust └─▶ workload_api  the socket of the agent's own pod
 //!  verify, signature, certificate, selectors: pure
 //! ```
 //!
@@ -128,4 +127,25 @@ pub trait IdentitySource: Send + Sync + 'static {
 
     /// What it means when there is no answer in time.
     fn silence(&self, credential: CredentialKind) -> Code;
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::demand::tests::reference;
+
+    pub(crate) fn request() -> IdentityRequest {
+        IdentityRequest {
+            binding: reference("charts"),
+            pod_token: "pod".into(),
+            credential: CredentialKind::SpiffeJWT,
+            subject: "spiffe://td/a".into(),
+            audience: "quay.test".into(),
+            registration: Registration {
+                namespace: "argocd".into(),
+                service_account: "a".into(),
+                project: None,
+            },
+        }
+    }
 }

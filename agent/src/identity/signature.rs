@@ -32,18 +32,12 @@ pub enum Verdict {
     Invalid(String),
 }
 
-impl Verdict {
-    /// # Errors
-    /// [`Flaw::Signature`], unless it is valid.
-    pub(super) fn of(self, subject: &str) -> Result<(), Flaw> {
-        let reason = match self {
-            Self::Valid => return Ok(()),
-            Self::UnknownKey(reason) | Self::Invalid(reason) => reason,
-        };
-        Err(Flaw::Signature {
-            subject: subject.to_owned(),
-            reason,
-        })
+impl From<Verdict> for Result<(), Flaw> {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Valid => Ok(()),
+            Verdict::UnknownKey(reason) | Verdict::Invalid(reason) => Err(Flaw::Signature(reason)),
+        }
     }
 }
 
@@ -85,3 +79,7 @@ pub fn verdict(token: &str, subject: &str, bundles: &JwtBundleSet) -> Verdict {
         Err(reason) => Verdict::Invalid(format!("key `{kid}`: {reason}")),
     }
 }
+
+#[cfg(test)]
+#[path = "signature_tests.rs"]
+pub(crate) mod tests;

@@ -90,3 +90,70 @@ impl IdentitySource for Sources {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::selectors;
+    use crate::identity::tests::request;
+
+    async fn ask(source: SpiffeSource, credential: CredentialKind) -> IdentityError {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        // No file: whoever is sent to the control plane fails at its own token.
+        let nowhere = || "/nowhere/at/all".into();
+        let url = "https://control.test".parse().unwrap();
+        let control_plane = ControlPlane::new(&url, nowhere(), nowhere(), None);
+        let config = SpiffeConfig {
+            source,
+            issuer: None,
+        };
+        let request = IdentityRequest {
+            credential,
+            ..request()
+        };
+        let sources = Sources::start(control_plane, config);
+        sources.identity(&request).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn each_kind_is_asked_of_its_source() {
+        use CredentialKind::{ServiceAccountToken, SpiffeCertificate, SpiffeJWT};
+        let spire = || SpiffeSource::Spire {
+            admin_socket: "/nowhere/admin.sock".into(),
+            selectors: selectors::DEFAULT.parse().unwrap(),
+        };
+        let socket = "unix:///nowhere/api.sock".parse().unwrap();
+        let workload_api = || SpiffeSource::WorkloadApi(Some(Clone::clone(&socket)));
+        let (unset, absent) = (Code::WorkloadApiNotConfigured, Code::SpireAgentAbsent);
+        let control_plane = Code::AgentTokenRejected;
+        let own = || SpiffeSource::ControlPlane;
+        for (source, credential, code) in [
+            (own(), ServiceAccountToken, control_plane),
+            (own(), SpiffeJWT, control_plane),
+            (own(), SpiffeCertificate, Code::IdentityNotAvailable),
+            (spire(), ServiceAccountToken, control_plane),
+            (spire(), SpiffeJWT, absent),
+            (spire(), SpiffeCertificate, absent),
+            (workload_api(), ServiceAccountToken, control_plane),
+            (workload_api(), SpiffeJWT, absent),
+            (workload_api(), SpiffeCertificate, absent),
+            (
+                SpiffeSource::WorkloadApi(None),
+                ServiceAccountToken,
+                control_plane,
+            ),
+            (SpiffeSource::WorkloadApi(None), SpiffeJWT, unset),
+            (SpiffeSource::WorkloadApi(None), SpiffeCertificate, unset),
+        ] {
+            let case = format!("{source:?} {credential:?}");
+            let error = ask(source, credential).await;
+            assert_eq!(error.code(), code, "{case}: {error}");
+            let said = error.to_string();
+            assert!(
+                code != absent || said.contains("socket /nowhere/"),
+                "{said}"
+            );
+            assert!(code != absent || said.contains("No such file"), "{said}");
+        }
+    }
+}

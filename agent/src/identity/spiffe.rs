@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use shared::binding::CredentialKind;
 use shared::errors::{Code, Named};
-use spiffe::{X509BundleSet, X509Svid};
+use spiffe::{JwtBundleSet, X509BundleSet, X509Svid};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::flights::Flights;
@@ -121,7 +121,7 @@ impl<W: Wire> Shared<W> {
         if error.code != Code::IdentityNotRegistered {
             return error;
         }
-        match self.trust.current().await.standing {
+        match self.trust.standing().await {
             Some(Err(own)) if own.code == Code::SpireAgentNotRegistered => own,
             _ => error,
         }
@@ -143,18 +143,13 @@ impl<W: Wire> Shared<W> {
     /// Verifies with the bundles, where there are any: a SPIRE agent that gives
     /// none is trusted, as its socket is.
     async fn verify_signature(&self, token: &SecretString, subject: &str) -> Result<(), Named> {
-        let Some(bundles) = self.trust.current().await.bundles else {
+        let found = |bundles: &JwtBundleSet| verdict(token.expose_secret(), subject, bundles);
+        let is_known = |bundles: &JwtBundleSet| !matches!(found(bundles), Verdict::UnknownKey(_));
+        let Some(bundles) = self.trust.bundles(is_known).await else {
             tracing::debug!(subject, "no JWT bundle: the signature is not verified");
             return Ok(());
         };
-        let token = token.expose_secret();
-        let mut found = verdict(token, subject, &bundles);
-        if matches!(found, Verdict::UnknownKey(_))
-            && let Some(newer) = self.trust.next().await.bundles
-        {
-            found = verdict(token, subject, &newer);
-        }
-        found.of(subject).map_err(|flaw| Named::from(&flaw))
+        Result::from(found(&bundles)).map_err(|flaw| Named::from(&flaw))
     }
 
     async fn certificate(&self, ask: &Ask) -> Result<Svid, Named> {
@@ -199,14 +194,15 @@ fn pick(tokens: Vec<SecretString>, subject: &str) -> Result<SecretString, Named>
 }
 
 /// Waits for a message with the SVID of exactly this subject. Of several the
-/// one that lives longest.
+/// one that lives longest. Only a message tells that there is no entry, so the
+/// first one is waited for as long as a call may last.
 async fn await_entry(
     mut updates: Updates<Vec<X509Svid>>,
     subject: &str,
 ) -> Result<X509Svid, Named> {
+    let mut update = updates.next().await;
     let until = Instant::now() + ENTRY;
-    let mut others = Vec::new();
-    while let Ok(update) = timeout_at(until, updates.next()).await {
+    loop {
         let Some(svids) = update.transpose()? else {
             let ended = "the stream of X.509-SVIDs ended";
             return Err(Named::new(Code::SpireUnavailable, ended));
@@ -218,12 +214,14 @@ async fn await_entry(
         if let Some(svid) = exact.into_iter().max_by_key(expiry) {
             return Ok(svid);
         }
-        others = rest
-            .iter()
-            .map(|svid| svid.spiffe_id().to_string())
-            .collect();
+        update = match timeout_at(until, updates.next()).await {
+            Ok(update) => update,
+            Err(_elapsed) => {
+                let others = rest.iter().map(|svid| svid.spiffe_id().to_string());
+                return Err(missing(others.collect()));
+            }
+        };
     }
-    Err(missing(others))
 }
 
 /// The asked SPIFFE ID is not among what came.
@@ -244,3 +242,7 @@ fn missing(mut others: Vec<String>) -> Named {
         format!("issued were {}{more}", others.join(", ")),
     )
 }
+
+#[cfg(test)]
+#[path = "spiffe_tests.rs"]
+mod tests;

@@ -46,23 +46,16 @@ pub enum Flaw {
         asked: String,
     },
     /// It is in order, but not at the time that this node's clock shows.
-    #[error("{subject}: {instant} while it is {now} here")]
+    #[error("{instant} while it is {now} here")]
     Skew {
-        /// Whose identity it is.
-        subject: String,
         /// What the identity says of its time.
         instant: String,
         /// This node's clock.
         now: Timestamp,
     },
     /// No key of the trust domain made it.
-    #[error("{subject}: {reason}")]
-    Signature {
-        /// Whose identity it is.
-        subject: String,
-        /// Why it was not accepted.
-        reason: String,
-    },
+    #[error("{0}")]
+    Signature(String),
 }
 
 impl Flaw {
@@ -72,7 +65,7 @@ impl Flaw {
             Self::Differs { .. } => Code::IdentityMismatch,
             Self::Issuer { .. } => Code::IdentityIssuerMismatch,
             Self::Skew { .. } => Code::ClockSkew,
-            Self::Signature { .. } => Code::IdentitySignatureInvalid,
+            Self::Signature(_) => Code::IdentitySignatureInvalid,
         }
     }
 
@@ -145,7 +138,6 @@ pub fn verify(
     };
     match instant {
         Some((claim, at)) => Err(Flaw::Skew {
-            subject: expected.subject.to_owned(),
             instant: format!("{claim} is {at}"),
             now,
         }),

@@ -73,6 +73,8 @@ pub(super) struct Authority {
     offset: SignedDuration,
     forgery: Option<Forgery>,
     keys: BTreeMap<String, Keys>,
+    /// Forges signatures; in no bundle.
+    stranger: Option<JwtKey>,
     /// Makes every `jti` and `kid` another.
     serial: u64,
 }
@@ -96,14 +98,15 @@ struct X509Key {
 }
 
 impl Authority {
-    pub(super) fn new(trust_domain: &str) -> Result<Self> {
+    pub(super) fn new(trust_domain: &str, key_type: KeyType) -> Result<Self> {
         let mut authority = Self {
             trust_domain: trust_domain.to_owned(),
-            key_type: KeyType::Rsa2048,
+            key_type,
             issuer: None,
             offset: SignedDuration::ZERO,
             forgery: None,
             keys: BTreeMap::new(),
+            stranger: None,
             serial: 0,
         };
         authority.federate(trust_domain)?;
@@ -125,6 +128,7 @@ impl Authority {
     /// Signs JWT-SVIDs with a new key from now on; the bundle keeps the earlier ones.
     pub(super) fn rotate_jwt_key(&mut self, key_type: KeyType) -> Result<()> {
         self.key_type = key_type;
+        self.stranger = None;
         let key = self.jwt_key()?;
         self.own().jwt.push(key);
         Ok(())
@@ -187,15 +191,23 @@ impl Authority {
             Some(Forgery::Subject(subject)) => claims["sub"] = json!(subject),
             _ => {}
         }
-        let stranger = match self.forgery {
-            Some(Forgery::Signature | Forgery::UnknownKey) => Some(self.jwt_key()?),
-            _ => None,
+        let forged = matches!(self.forgery, Some(Forgery::Signature | Forgery::UnknownKey));
+        if forged && self.stranger.is_none() {
+            self.stranger = Some(self.jwt_key()?);
+        }
+        let own = self.keys.get(&self.trust_domain);
+        let published = own.and_then(|keys| keys.jwt.last());
+        let published = published.context("no key for JWT-SVIDs")?;
+        let key = match &self.stranger {
+            Some(stranger) if forged => stranger,
+            _ => published,
         };
-        let unknown = self.forgery == Some(Forgery::UnknownKey);
-        let published = self.own().jwt.last().context("no key for JWT-SVIDs")?;
-        let key = stranger.as_ref().unwrap_or(published);
+        let named = match self.forgery {
+            Some(Forgery::UnknownKey) => key,
+            _ => published,
+        };
         let mut header = Header::new(key.algorithm);
-        header.kid = Some(if unknown { &key.id } else { &published.id }.clone());
+        header.kid = Some(named.id.clone());
         let token = encode(&header, &claims, &key.private).context("sign a JWT-SVID")?;
         Ok(Jwt {
             token,

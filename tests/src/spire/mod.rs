@@ -85,8 +85,17 @@ impl Spire {
     /// # Errors
     /// When no keys can be made or a socket cannot be bound.
     pub fn start(folder: &Path, trust_domain: &str) -> Result<Self> {
+        Self::with_keys(folder, trust_domain, KeyType::Rsa2048)
+    }
+
+    /// As [`Spire::start`], with keys of this type for JWT-SVIDs. Those for ES256 are made in no time.
+    ///
+    /// # Errors
+    /// As [`Spire::start`].
+    pub fn with_keys(folder: &Path, trust_domain: &str, key_type: KeyType) -> Result<Self> {
+        let authority = Authority::new(trust_domain, key_type)?;
         let spire = Self {
-            agent: Arc::new(Agent::new(World::new(Authority::new(trust_domain)?))),
+            agent: Arc::new(Agent::new(World::new(authority))),
             // SPIRE refuses an admin socket in or below the folder of the Workload API's.
             admin_socket: folders::create(folder.join("admin"))?.join("admin.sock"),
             workload_socket: folders::create(folder.join("public"))?.join("agent.sock"),
@@ -242,6 +251,11 @@ impl Spire {
     pub fn federate(&self, trust_domain: &str) -> Result<()> {
         self.agent
             .change(|world| world.authority.federate(trust_domain))
+    }
+
+    /// The discovery document of an issuer that has [`Spire::jwks`] at `/keys`.
+    pub fn discovery(issuer: &str) -> serde_json::Value {
+        oidc::discovery(issuer)
     }
 
     /// The trust domain's JWKS document.

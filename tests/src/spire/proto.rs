@@ -225,3 +225,58 @@ pub mod workload {
         pub bundles: HashMap<String, Vec<u8>>,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::{delegated, types, workload};
+
+    /// Bytes as a protobuf encoder of the .proto files writes them: field number × 8 + wire type.
+    #[test]
+    fn the_field_numbers_are_those_of_the_proto_files() {
+        let svid = types::JwtSvid {
+            token: "t".into(),
+            id: Some(types::SpiffeId {
+                trust_domain: "d".into(),
+                path: "/p".into(),
+            }),
+            expires_at: 1,
+            issued_at: 2,
+        };
+        let bytes = b"\x0a\x01t\x12\x07\x0a\x01d\x12\x02/p\x18\x01\x20\x02";
+        assert_eq!(svid.encode_to_vec(), bytes);
+        let request = delegated::JwtSvidsRequest {
+            audience: vec!["a".into()],
+            selectors: vec![types::Selector {
+                kind: "k".into(),
+                value: "v".into(),
+            }],
+        };
+        let bytes = b"\x0a\x01a\x12\x06\x0a\x01k\x12\x01v";
+        assert_eq!(request.encode_to_vec(), bytes);
+        let svid = delegated::X509SvidWithKey {
+            svid: Some(types::X509Svid {
+                cert_chain: vec![b"c".to_vec(), b"i".to_vec()],
+                id: None,
+                expires_at: 1,
+            }),
+            key: b"k".to_vec(),
+        };
+        let bytes = b"\x0a\x08\x0a\x01c\x0a\x01i\x18\x01\x12\x01k";
+        assert_eq!(svid.encode_to_vec(), bytes);
+        let svid = workload::X509Svid {
+            spiffe_id: "s".into(),
+            x509_svid: b"c".to_vec(),
+            x509_svid_key: b"k".to_vec(),
+            bundle: b"b".to_vec(),
+        };
+        let bytes = b"\x0a\x01s\x12\x01c\x1a\x01k\x22\x01b";
+        assert_eq!(svid.encode_to_vec(), bytes);
+        let bundles = workload::X509BundlesResponse {
+            bundles: [("d".to_owned(), b"b".to_vec())].into(),
+        };
+        let bytes = b"\x12\x06\x0a\x01d\x12\x01b";
+        assert_eq!(bundles.encode_to_vec(), bytes);
+    }
+}

@@ -1,14 +1,11 @@
 //! The stand-in's answers, by raw clients, against what SPIRE 1.15 answers in the same cases.
 
+mod certificates;
+
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
-use prost::Message as _;
-use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
-use rustls::sign::CertifiedKey;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -17,6 +14,7 @@ use tonic::{Code, Request, Status, Streaming};
 use super::proto::{delegated, types, workload};
 use super::*;
 use crate::control_plane::Authority as WebAuthority;
+use certificates::{trusting, verify_client};
 
 const PROJECT: &str = "spiffe://example.test/ns/argocd/sa/argocd-project-web";
 const CATCH_ALL: &str = "spiffe://example.test/node/a";
@@ -126,50 +124,6 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 fn denied(status: Status) -> String {
     assert_eq!(status.code(), Code::PermissionDenied, "{status}");
     status.message().to_owned()
-}
-
-#[test]
-fn the_field_numbers_are_those_of_the_proto_files() {
-    let svid = types::JwtSvid {
-        token: "t".into(),
-        id: Some(types::SpiffeId {
-            trust_domain: "d".into(),
-            path: "/p".into(),
-        }),
-        expires_at: 1,
-        issued_at: 2,
-    };
-    let bytes = b"\x0a\x01t\x12\x07\x0a\x01d\x12\x02/p\x18\x01\x20\x02";
-    assert_eq!(svid.encode_to_vec(), bytes);
-    let request = delegated::JwtSvidsRequest {
-        audience: vec!["a".into()],
-        selectors: parse(&["k:v"]),
-    };
-    let bytes = b"\x0a\x01a\x12\x06\x0a\x01k\x12\x01v";
-    assert_eq!(request.encode_to_vec(), bytes);
-    let svid = delegated::X509SvidWithKey {
-        svid: Some(types::X509Svid {
-            cert_chain: vec![b"c".to_vec(), b"i".to_vec()],
-            id: None,
-            expires_at: 1,
-        }),
-        key: b"k".to_vec(),
-    };
-    let bytes = b"\x0a\x08\x0a\x01c\x0a\x01i\x18\x01\x12\x01k";
-    assert_eq!(svid.encode_to_vec(), bytes);
-    let svid = workload::X509Svid {
-        spiffe_id: "s".into(),
-        x509_svid: b"c".to_vec(),
-        x509_svid_key: b"k".to_vec(),
-        bundle: b"b".to_vec(),
-    };
-    let bytes = b"\x0a\x01s\x12\x01c\x1a\x01k\x22\x01b";
-    assert_eq!(svid.encode_to_vec(), bytes);
-    let bundles = workload::X509BundlesResponse {
-        bundles: [("d".to_owned(), b"b".to_vec())].into(),
-    };
-    let bytes = b"\x12\x06\x0a\x01d\x12\x01b";
-    assert_eq!(bundles.encode_to_vec(), bytes);
 }
 
 #[tokio::test]
@@ -305,56 +259,6 @@ async fn tokens_are_wrong_only_when_they_are_forged() {
 }
 
 #[tokio::test]
-async fn certificates_verify_and_changes_are_pushed() {
-    let mut scene = Scene::new().await;
-    let mut stream = scene.certificates().await;
-    let first = stream.message().await.unwrap().unwrap();
-    assert_eq!(first.svids.len(), 2);
-    let roots = trusting(&scene.spire.x509_bundle());
-    for with_key in &first.svids {
-        let svid = with_key.svid.as_ref().unwrap();
-        verify_client(&roots, &svid.cert_chain, &with_key.key).unwrap();
-        let id = svid.id.as_ref().unwrap();
-        let id = format!("spiffe://{}{}", id.trust_domain, id.path);
-        let leaf = String::from_utf8_lossy(&svid.cert_chain[0]);
-        assert!(leaf.contains(&id), "{id}");
-    }
-
-    scene.spire.renew();
-    let second = soon(stream.message()).await.unwrap().unwrap();
-    assert_ne!(first.svids[0].key, second.svids[0].key);
-    scene.spire.remove(CATCH_ALL);
-    let third = soon(stream.message()).await.unwrap().unwrap();
-    assert_eq!(third.svids.len(), 1);
-    let silent = Scope::Method(Method::DelegatedX509Svids);
-    scene.spire.fail(silent.clone(), Fault::Silence);
-    scene.spire.remove(PROJECT);
-    let silence = tokio::time::timeout(Duration::from_millis(200), stream.message()).await;
-    assert!(silence.is_err());
-    scene.spire.heal(&silent);
-    let none = soon(stream.message()).await.unwrap().unwrap();
-    assert!(none.svids.is_empty(), "no match is no error");
-
-    scene.spire.add(Entry::new(PROJECT, &SELECTORS));
-    for forgery in [Forgery::Signature, Forgery::Expired, Forgery::PrivateKey] {
-        scene.spire.forge(Some(forgery.clone()));
-        let mut stream = scene.certificates().await;
-        let forged = stream.message().await.unwrap().unwrap().svids.remove(0);
-        let chain = forged.svid.unwrap().cert_chain;
-        let verified = verify_client(&roots, &chain, &forged.key);
-        assert!(verified.is_err(), "{forgery:?}");
-    }
-    scene.spire.forge(None);
-    scene.spire.rotate_x509_authority().unwrap();
-    let mut stream = scene.certificates().await;
-    let svid = stream.message().await.unwrap().unwrap().svids.remove(0);
-    let chain = svid.svid.unwrap().cert_chain;
-    assert!(verify_client(&roots, &chain, &svid.key).is_err());
-    let roots = trusting(&scene.spire.x509_bundle());
-    verify_client(&roots, &chain, &svid.key).unwrap();
-}
-
-#[tokio::test]
 async fn bundles_have_every_trust_domain_and_every_key() {
     let mut scene = Scene::new().await;
     let request = delegated::JwtBundlesRequest {};
@@ -485,28 +389,4 @@ async fn the_discovery_provider_publishes_the_keys() {
     let keys = json(document["jwks_uri"].as_str().unwrap()).await;
     assert_eq!(keys, scene.spire.jwks());
     assert_eq!(keys["keys"][1]["alg"], "ES256");
-}
-
-fn trusting(authorities: &[Vec<u8>]) -> Arc<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    for authority in authorities {
-        roots.add(authority.clone().into()).unwrap();
-    }
-    Arc::new(roots)
-}
-
-/// Verifies what a TLS client would present, and that its key is the certificate's.
-fn verify_client(
-    roots: &Arc<RootCertStore>,
-    chain: &[Vec<u8>],
-    key: &[u8],
-) -> Result<(), rustls::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let chain: Vec<CertificateDer<'static>> = chain.iter().cloned().map(Into::into).collect();
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider));
-    let verifier = verifier.build().unwrap();
-    verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now())?;
-    let key = PrivatePkcs8KeyDer::from(key.to_vec()).into();
-    CertifiedKey::from_der(chain, key, &provider).map(drop)
 }
