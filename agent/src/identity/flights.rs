@@ -100,7 +100,10 @@ mod tests {
             let (calls, gate) = (Arc::clone(&self.calls), Arc::clone(&self.gate));
             let call = async move {
                 let number = calls.fetch_add(1, Ordering::SeqCst);
-                gate.acquire().await.map_err(|_closed| "closed")?.forget();
+                // A call too many fails, since nobody opens the gate for it.
+                let turn = tokio::time::timeout(Duration::from_secs(60), gate.acquire());
+                let turn = turn.await.map_err(|_elapsed| "one too many")?;
+                turn.map_err(|_closed| "closed")?.forget();
                 if good { Ok(number) } else { Err("refused") }
             };
             self.flights.join(question, call, "broken").await
