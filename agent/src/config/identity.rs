@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
+use shared::selectors::{self, SelectorTemplate};
 use spiffe::transport::Endpoint;
-
-use crate::identity::selectors::{self, Template};
 
 /// Who gives SPIFFE identities, as text.
 #[derive(Debug, Args)]
@@ -69,7 +68,7 @@ pub enum SpiffeSource {
         /// The SPIRE agent's admin socket.
         admin_socket: PathBuf,
         /// What a project's entry is found by.
-        selectors: Template,
+        selectors: SelectorTemplate,
     },
     /// The Workload API of the agent's pod; `None` when nobody said where: the
     /// bindings show that, since the rest of the agent works.

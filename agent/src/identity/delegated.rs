@@ -7,6 +7,7 @@
 use futures::StreamExt;
 use secrecy::SecretString;
 use shared::errors::{Code, Named};
+use shared::selectors::SelectorTemplate;
 use spiffe::transport::{self, Endpoint};
 use spiffe::{JwtBundle, JwtBundleSet, TrustDomain, X509Bundle, X509BundleSet, X509Svid};
 use spire_api::pb::spire::api::agent::delegatedidentity::v1 as pb;
@@ -15,7 +16,6 @@ use tokio::sync::OnceCell;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use super::selectors::Template;
 use super::wire::{Ask, Updates, Wire, fault, place};
 use crate::exchange::http::{causes, redact};
 
@@ -24,14 +24,14 @@ type Client = pb::delegated_identity_client::DelegatedIdentityClient<Channel>;
 /// The admin socket of this node's SPIRE agent.
 pub struct Delegated {
     endpoint: Endpoint,
-    selectors: Template,
+    selectors: SelectorTemplate,
     client: OnceCell<Client>,
 }
 
 impl Delegated {
     /// Asks at the socket of this path, with these selectors. Nothing is opened
     /// before the first call.
-    pub fn new(admin_socket: std::path::PathBuf, selectors: Template) -> Self {
+    pub fn new(admin_socket: std::path::PathBuf, selectors: SelectorTemplate) -> Self {
         Self {
             endpoint: Endpoint::Unix(admin_socket),
             selectors,
@@ -51,16 +51,13 @@ impl Delegated {
             .cloned()
     }
 
-    fn selectors(&self, ask: &Ask) -> Result<Vec<Selector>, Named> {
-        let selectors = self
-            .selectors
-            .selectors(&ask.registration)
-            .map_err(|error| Named::new(Code::SelectorsRefused, error.to_string()))?;
-        let selectors = selectors.into_iter().map(|selector| Selector {
+    fn selectors(&self, ask: &Ask) -> Vec<Selector> {
+        let selectors = self.selectors.render(&ask.registration).into_iter();
+        let selectors = selectors.map(|selector| Selector {
             r#type: selector.kind,
             value: selector.value,
         });
-        Ok(selectors.collect())
+        selectors.collect()
     }
 }
 
@@ -70,20 +67,20 @@ impl Wire for Delegated {
     }
 
     fn asked(&self, ask: &Ask) -> String {
-        let selectors = match self.selectors.selectors(&ask.registration) {
-            Ok(selectors) => {
-                let selectors: Vec<_> = selectors.iter().map(ToString::to_string).collect();
-                format!(", selectors {}", selectors.join(","))
-            }
-            Err(_no_project) => String::new(),
-        };
-        format!("SPIFFE ID {}{selectors}, {}", ask.subject, self.place())
+        let selectors = self.selectors.render(&ask.registration);
+        let selectors: Vec<_> = selectors.iter().map(ToString::to_string).collect();
+        let selectors = selectors.join(",");
+        format!(
+            "SPIFFE ID {}, selectors {selectors}, {}",
+            ask.subject,
+            self.place()
+        )
     }
 
     async fn tokens(&self, ask: &Ask) -> Result<Vec<SecretString>, Named> {
         let request = pb::FetchJwtsviDsRequest {
             audience: vec![ask.audience.clone()],
-            selectors: self.selectors(ask)?,
+            selectors: self.selectors(ask),
             pid: 0,
         };
         let mut client = self.client().await?;
@@ -97,7 +94,7 @@ impl Wire for Delegated {
 
     async fn certificates(&self, ask: &Ask) -> Result<Updates<Vec<X509Svid>>, Named> {
         let request = pb::SubscribeToX509sviDsRequest {
-            selectors: self.selectors(ask)?,
+            selectors: self.selectors(ask),
             pid: 0,
         };
         let mut client = self.client().await?;

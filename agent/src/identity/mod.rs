@@ -6,7 +6,7 @@
 //!  acquire ─▶ sources ─┬──────────▶ control_plane
 //!                      └─▶ spiffe ─(wire)─┬─▶ delegated     SPIRE's admin socket
 //!                          flights, trust └─▶ workload_api  the socket of the agent's own pod
-//!  verify, signature, certificate, selectors: pure
+//!  verify, signature, certificate: pure
 //! ```
 //!
 //! All sources answer the same trait. Another API of SPIFFE (the Broker API)
@@ -17,7 +17,6 @@ pub mod control_plane;
 pub mod delegated;
 mod error;
 pub mod flights;
-pub mod selectors;
 pub mod signature;
 pub mod sources;
 pub mod spiffe;
@@ -37,6 +36,7 @@ use shared::errors::Code;
 use crate::demand::BindingRef;
 
 pub use error::IdentityError;
+pub use shared::selectors::Registration;
 
 /// What is asked of an [`IdentitySource`].
 #[derive(Debug, Clone)]
@@ -54,17 +54,6 @@ pub struct IdentityRequest {
     pub audience: String,
     /// Where it is registered, for sources that are asked by that.
     pub registration: Registration,
-}
-
-/// What selectors of a registration entry are made from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Registration {
-    /// Namespace of the binding.
-    pub namespace: String,
-    /// The service account that stands for the project.
-    pub service_account: String,
-    /// The project, where there is one.
-    pub project: Option<String>,
 }
 
 /// A proof of an identity, of the kind that was asked for.

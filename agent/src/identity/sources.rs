@@ -94,8 +94,8 @@ impl IdentitySource for Sources {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::selectors;
     use crate::identity::tests::request;
+    use shared::selectors;
 
     async fn ask(source: SpiffeSource, credential: CredentialKind) -> IdentityError {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -7,7 +7,6 @@ use std::time::Duration;
 use agent::config::{SpiffeConfig, SpiffeSource};
 use agent::demand::BindingRef;
 use agent::identity::control_plane::ControlPlane;
-use agent::identity::selectors;
 use agent::identity::sources::Sources;
 use agent::identity::{IdentityError, IdentityRequest, IdentitySource as _, Registration, Svid};
 use harness::spire::{Entry, KeyType, Method, Spire};
@@ -15,6 +14,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use shared::binding::CredentialKind;
 use shared::errors::Code;
+use shared::selectors;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) const TRUST_DOMAIN: &str = "example.test";
