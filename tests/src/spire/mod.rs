@@ -6,7 +6,6 @@
 //!                                                  ├─▶ agent.rs ─▶ world.rs ─▶ authority.rs
 //!   workload ──▶ public/agent.sock   workload.rs ──┘   counts,     entries,    keys, SVIDs,
 //!                                                      faults      caches      bundles
-//!   verifier ──▶ https://…           oidc.rs ──────────────────────────────────────┘
 //! ```
 //!
 //! Flows in: registration entries and faults from the test at any time; requests from clients. Flows out: SVIDs
@@ -17,7 +16,6 @@ mod agent;
 mod authority;
 mod delegated;
 mod journal;
-mod oidc;
 pub mod proto;
 #[cfg(test)]
 mod tests;
@@ -40,7 +38,6 @@ use tonic::transport::server::Router;
 
 pub use authority::{Forgery, KeyType};
 pub use journal::{Call, Method};
-pub use oidc::OidcProvider;
 pub use services::delegated_identity_client::DelegatedIdentityClient;
 pub use services::spiffe_workload_a_p_i_client::SpiffeWorkloadAPIClient as SpiffeWorkloadApiClient;
 pub use world::{Caller, Entry, Fault, Scope};
@@ -251,11 +248,6 @@ impl Spire {
     pub fn federate(&self, trust_domain: &str) -> Result<()> {
         self.agent
             .change(|world| world.authority.federate(trust_domain))
-    }
-
-    /// The discovery document of an issuer that has [`Spire::jwks`] at `/keys`.
-    pub fn discovery(issuer: &str) -> serde_json::Value {
-        oidc::discovery(issuer)
     }
 
     /// The trust domain's JWKS document.

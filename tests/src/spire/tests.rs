@@ -13,7 +13,6 @@ use tonic::{Code, Request, Status, Streaming};
 
 use super::proto::{delegated, types, workload};
 use super::*;
-use crate::control_plane::Authority as WebAuthority;
 use certificates::{trusting, verify_client};
 
 const PROJECT: &str = "spiffe://example.test/ns/argocd/sa/argocd-project-web";
@@ -364,29 +363,4 @@ async fn an_agent_that_ends_breaks_its_streams_and_comes_back() {
     assert!(!hung.is_finished());
     scene.spire.heal(&hang);
     soon(hung).await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn the_discovery_provider_publishes_the_keys() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let scene = Scene::new().await;
-    let authority = WebAuthority::new("test").unwrap();
-    let certificate = authority.issue(&["127.0.0.1"]).unwrap();
-    let loopback = std::net::Ipv4Addr::LOCALHOST;
-    let provider = OidcProvider::start(&scene.spire, loopback, "127.0.0.1", &certificate);
-    let provider = provider.await.unwrap();
-    let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
-    let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
-    let client = client.build().unwrap();
-    let json = async |url: &str| -> Value {
-        let answer = client.get(url).send().await.unwrap();
-        answer.json().await.unwrap()
-    };
-    let issuer = provider.issuer();
-    let document = json(&format!("{issuer}/.well-known/openid-configuration")).await;
-    assert_eq!(document["issuer"], issuer);
-    scene.spire.rotate_jwt_key(KeyType::EcP256).unwrap();
-    let keys = json(document["jwks_uri"].as_str().unwrap()).await;
-    assert_eq!(keys, scene.spire.jwks());
-    assert_eq!(keys["keys"][1]["alg"], "ES256");
 }
