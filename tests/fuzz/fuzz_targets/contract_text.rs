@@ -8,6 +8,7 @@ use shared::{
     exec_credential::ApiVersion,
     layout,
     registry::{RegistryHost, RepositoryReference},
+    selectors::SelectorTemplate,
 };
 
 fuzz_target!(|text: &str| {
@@ -19,6 +20,9 @@ fuzz_target!(|text: &str| {
     }
     if let Ok(list) = AllowList::parse(text) {
         assert_eq!(AllowList::parse(&list.to_string()), Ok(list));
+    }
+    if let Ok(template) = text.parse::<SelectorTemplate>() {
+        assert_eq!(template.to_string().parse(), Ok(template));
     }
     if let Ok(version) = ApiVersion::parse(text) {
         assert_eq!(ApiVersion::parse(version.as_str()), Ok(version));
