@@ -111,7 +111,7 @@ pub struct Key {
     pub project: Option<String>,
     /// The kind of proof.
     pub credential: CredentialKind,
-    /// The identity's subject, see [`Identity::subject`](shared::binding::Identity::subject).
+    /// The identity's subject.
     pub subject: String,
     /// The service account that stands for the project.
     pub service_account: String,
@@ -330,7 +330,7 @@ fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
         namespace: reference.namespace.clone(),
         project: spec.project.clone(),
         credential: spec.identity.credential,
-        subject: spec.identity.subject(&reference.namespace),
+        subject: spec.identity.subject.clone(),
         service_account: spec.identity.service_account.clone(),
         audience: spec.identity.audience.clone(),
         trade,

@@ -40,7 +40,7 @@ pub(crate) fn registry(created: i64) -> Binding {
             project: None,
             provider: Provider::Spiffe,
             identity: Identity {
-                spiffe_id: "spiffe://td/ns/argocd/sa/argocd-global".into(),
+                subject: "spiffe://td/ns/argocd/sa/argocd-global".into(),
                 audience: "quay.test".into(),
                 service_account: "argocd-global".into(),
                 credential: CredentialKind::SpiffeJWT,
@@ -64,8 +64,7 @@ pub(crate) fn cluster(created: i64) -> Binding {
         kind: TargetKind::Cluster,
         address: "https://spoke.test:6443".into(),
     };
-    binding.spec.identity.spiffe_id =
-        "spiffe://td/ns/argocd/sa/argocd-application-controller".into();
+    binding.spec.identity.subject = "spiffe://td/ns/argocd/sa/argocd-application-controller".into();
     binding.spec.identity.audience = "spoke".into();
     binding.spec.exchange = Exchange::of(ExchangeKind::None);
     binding.spec.delivery = Delivery::Exec;
@@ -77,7 +76,7 @@ pub(crate) fn cluster(created: i64) -> Binding {
 pub(crate) fn proxied(project: &str, created: i64) -> Binding {
     change(registry(created), |it| {
         it.project = Some(project.into());
-        it.identity.spiffe_id = format!("spiffe://td/ns/argocd/sa/argocd-project-{project}");
+        it.identity.subject = format!("spiffe://td/ns/argocd/sa/argocd-project-{project}");
         it.identity.service_account = format!("argocd-project-{project}");
         it.exchange.username = Some(format!("{project}+argocd"));
         it.delivery = Delivery::Proxy;

@@ -128,27 +128,16 @@ impl Provider {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
-    /// The whole SPIFFE ID, the `sub` of a JWT-SVID.
-    pub spiffe_id: String,
+    /// The exact `sub` of the token: a SPIFFE ID, or for a service account's
+    /// token `system:serviceaccount:<namespace>:<name>`. A certificate has the
+    /// SPIFFE ID as its URI name.
+    pub subject: String,
     /// The audience, the `aud` of the token.
     pub audience: String,
     /// The service account that stands for the project.
     pub service_account: String,
     /// The kind of proof.
     pub credential: CredentialKind,
-}
-
-impl Identity {
-    /// The exact `sub` of its token: the SPIFFE ID, or the user name of the
-    /// service account, which is in the binding's `namespace`.
-    pub fn subject(&self, namespace: &str) -> String {
-        match self.credential {
-            CredentialKind::SpiffeJWT | CredentialKind::SpiffeCertificate => self.spiffe_id.clone(),
-            CredentialKind::ServiceAccountToken => {
-                format!("system:serviceaccount:{namespace}:{}", self.service_account)
-            }
-        }
-    }
 }
 
 /// Whether the control plane may have tokens of this service account made.
@@ -503,7 +492,7 @@ mod tests {
             "project": null,
             "provider": "spiffe",
             "identity": {
-                "spiffeId": "spiffe://example.org/x", "audience": "a",
+                "subject": "spiffe://example.org/x", "audience": "a",
                 "serviceAccount": "x", "credential": "SpiffeJWT",
             },
             "exchange": {"type": "quay"},

@@ -126,8 +126,7 @@ fn stakes(claim: Claim<'_>) -> Vec<(Place, Holding)> {
     let is_token = spec.identity.credential != CredentialKind::SpiffeCertificate;
     if is_token && !is_clouds(spec.exchange.kind) {
         let place = Place::Audience {
-            // Whatever its namespace: claims are compared within one.
-            subject: spec.identity.subject(""),
+            subject: spec.identity.subject.clone(),
             audience: spec.identity.audience.clone(),
         };
         stakes.push((place, Holding::At(shown_to(spec))));

@@ -298,7 +298,7 @@ catalogue! {
         "Set workloadIdentityRegistryUsername to the robot's full name, namespace+name.";
     RobotSubjectMismatch "robot-subject-mismatch":
         "the robot's federation expects another subject or issuer than the token has";
-        "Set the federation's subject to the SPIFFE ID that `kubectl get credentialbindings` shows.";
+        "Set the federation's subject to the identity that `kubectl get credentialbindings` shows.";
     IssuerNotConfigured "issuer-not-configured":
         "the robot's federation does not list the token's issuer";
         "Add the issuer URL to the robot's federation, character for character.";

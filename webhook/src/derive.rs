@@ -214,7 +214,14 @@ impl Derivation {
     ) -> Identity {
         let trust_domain = &self.trust_domain;
         Identity {
-            spiffe_id: format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"),
+            subject: match credential {
+                CredentialKind::SpiffeJWT | CredentialKind::SpiffeCertificate => {
+                    format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
+                }
+                CredentialKind::ServiceAccountToken => {
+                    format!("system:serviceaccount:{namespace}:{service_account}")
+                }
+            },
             audience,
             service_account,
             credential,

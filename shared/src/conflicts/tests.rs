@@ -9,7 +9,7 @@ fn quay(host: &str) -> Value {
         "target": {"type": "Registry", "address": format!("{host}/team/charts")},
         "provider": "spiffe",
         "identity": {
-            "spiffeId": "spiffe://example.org/ns/argocd/sa/argocd-global",
+            "subject": "spiffe://example.org/ns/argocd/sa/argocd-global",
             "audience": host,
             "serviceAccount": "argocd-global",
             "credential": "SpiffeJWT",
@@ -102,7 +102,7 @@ fn one_audience_at_two_hosts() {
     );
     let other = with(
         there,
-        "/identity/spiffeId",
+        "/identity/subject",
         json!("spiffe://example.org/other"),
     );
     assert_eq!(

@@ -98,7 +98,7 @@ fn cluster(project: &str) -> (BindingRef, Binding) {
         project: Some(project.into()),
         provider: Provider::Spiffe,
         identity: Identity {
-            spiffe_id: project_id(project),
+            subject: project_id(project),
             audience: "spoke".into(),
             service_account: format!("argocd-project-{project}"),
             credential: CredentialKind::SpiffeJWT,

@@ -207,7 +207,7 @@ impl Reconciler {
             .await
             .map_err(api("writing the binding"))?;
         let (namespace, name) = (&key.namespace, &key.name);
-        let subject = spec.identity.subject(namespace);
+        let subject = &spec.identity.subject;
         tracing::info!(namespace, name, subject, "wrote a binding");
         Ok(())
     }

@@ -11,7 +11,7 @@ pub(super) fn quay(host: &str) -> Value {
         "target": {"type": "Registry", "address": format!("{host}/team/charts")},
         "provider": "spiffe",
         "identity": {
-            "spiffeId": "spiffe://example.org/ns/argocd/sa/argocd-global",
+            "subject": "spiffe://example.org/ns/argocd/sa/argocd-global",
             "audience": host,
             "serviceAccount": "argocd-global",
             "credential": "SpiffeJWT",
@@ -32,7 +32,7 @@ pub(super) fn cluster(server: &str, audience: &str) -> Value {
         "target": {"type": "Cluster", "address": server},
         "provider": "spiffe",
         "identity": {
-            "spiffeId": "spiffe://example.org/ns/argocd/sa/argocd-application-controller",
+            "subject": "spiffe://example.org/ns/argocd/sa/argocd-application-controller",
             "audience": audience,
             "serviceAccount": "argocd-application-controller",
             "credential": "SpiffeJWT",

@@ -75,7 +75,7 @@ fn with<'a>(base: &[(&'a str, &'a str)], key: &'a str, value: &'a str) -> Vec<(&
 fn quay_without_a_project_is_shared_through_the_docker_config() {
     let spec = derive("repository", &QUAY).unwrap();
     assert_eq!(
-        spec.identity.spiffe_id,
+        spec.identity.subject,
         "spiffe://example.org/ns/argocd/sa/argocd-global"
     );
     assert_eq!(spec.identity.audience, "quay.example.org");
@@ -92,7 +92,7 @@ fn a_project_has_its_own_identity_and_never_the_shared_file() {
     let spec = derive("repository", &with(&QUAY, "project", "production")).unwrap();
     assert!(
         spec.identity
-            .spiffe_id
+            .subject
             .ends_with("/sa/argocd-project-production")
     );
     assert_eq!(spec.delivery, Delivery::Proxy);
@@ -106,7 +106,7 @@ fn a_cluster_never_shares_its_subject_with_a_registry() {
     let spec = derive("cluster", &SPOKE).unwrap();
     assert!(
         spec.identity
-            .spiffe_id
+            .subject
             .ends_with("/sa/argocd-application-controller")
     );
     assert_eq!(
@@ -115,7 +115,7 @@ fn a_cluster_never_shares_its_subject_with_a_registry() {
     );
     let cluster = derive("cluster", &with(&SPOKE, "project", "a")).unwrap();
     let registry = derive("repository", &with(&QUAY, "project", "a-cluster")).unwrap();
-    assert_ne!(cluster.identity.spiffe_id, registry.identity.spiffe_id);
+    assert_ne!(cluster.identity.subject, registry.identity.subject);
 }
 
 #[test]

@@ -162,7 +162,7 @@ impl IdentityApi {
                 return Err(Named::new(Code::IdentityNotAvailable, detail));
             }
         };
-        let subject = grant.subject();
+        let subject = identity.subject.clone();
         tracing::info!(
             namespace,
             binding = name,

@@ -200,11 +200,6 @@ impl Grant {
         &self.namespace
     }
 
-    /// The exact `sub` of its token.
-    pub fn subject(&self) -> String {
-        self.identity.subject(&self.namespace)
-    }
-
     /// Whose identity it is, and the kind of its proof.
     pub fn identity(&self) -> &Identity {
         &self.identity

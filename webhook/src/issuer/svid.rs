@@ -54,7 +54,7 @@ pub fn issue(
     let expires = issued.saturating_add(seconds);
     let claims = Claims {
         iss: issuer.as_str(),
-        sub: &grant.identity().spiffe_id,
+        sub: &grant.identity().subject,
         aud: [&grant.identity().audience],
         iat: issued,
         nbf: issued,

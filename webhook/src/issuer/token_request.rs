@@ -173,7 +173,8 @@ pub fn accept(
     grant: &Grant,
     secret: &Owner,
 ) -> Result<Timestamp, Named> {
-    let (subject, audience) = (grant.subject(), grant.identity().audience.as_str());
+    let identity = grant.identity();
+    let (subject, audience) = (identity.subject.as_str(), identity.audience.as_str());
     let of_audience = reviewed.audiences.iter().any(|found| found == audience);
     if !reviewed.authenticated || !of_audience {
         let words: String = reviewed.words.chars().take(LONGEST_WORDS).collect();

@@ -158,7 +158,7 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<Vec<Cre
         let binding = bindings::ready(&bound, name, LIMIT).await?;
         story.step(format!(
             "binding {name} is Ready as {}",
-            binding.spec.identity.subject(ARGOCD)
+            binding.spec.identity.subject
         ));
     }
 
@@ -314,7 +314,7 @@ async fn credentials(client: Client) -> Result<Vec<Credential>> {
             let status = it.status.unwrap_or_default();
             Credential {
                 target: it.spec.target.address,
-                identity: it.spec.identity.subject(ARGOCD),
+                identity: it.spec.identity.subject,
                 expires: status
                     .nodes
                     .iter()

@@ -261,7 +261,7 @@ async fn forge(
     let forged = json!({ "spec": {
         "target": { "address": "thief.example.test/charts" },
         "identity": {
-            "spiffeId": subject,
+            "subject": subject,
             "audience": SPOKE_AUDIENCE,
             "serviceAccount": "argocd-application-controller",
         },
@@ -270,7 +270,7 @@ async fn forge(
     }});
     stolen.merge(&binding(name), &forged).await?;
     let forged = bindings.get(name).await?;
-    ensure!(forged.spec.identity.spiffe_id == subject, "{forged:?}");
+    ensure!(forged.spec.identity.subject == subject, "{forged:?}");
 
     let given = bench.api.ask(&bench.granted()).await?.granted()?;
     ensure!(given.subject == identity("argocd-global"), "{given:?}");

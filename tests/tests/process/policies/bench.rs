@@ -68,7 +68,7 @@ pub(super) fn smallest() -> CredentialBindingSpec {
         project: None,
         provider: Provider::Spiffe,
         identity: Identity {
-            spiffe_id: "spiffe://example.test/ns/argocd/sa/argocd-global".to_owned(),
+            subject: "spiffe://example.test/ns/argocd/sa/argocd-global".to_owned(),
             audience: "policies.example.test".to_owned(),
             service_account: "argocd-global".to_owned(),
             credential: CredentialKind::SpiffeJWT,

@@ -279,7 +279,7 @@ async fn what_the_types_do_not_know_is_refused(scene: &Scene) -> Result<()> {
         ("/spec", "delivery"),
         ("/spec", "consumers"),
         ("/spec/target", "address"),
-        ("/spec/identity", "spiffeId"),
+        ("/spec/identity", "subject"),
         ("/spec/identity", "audience"),
         ("/spec/identity", "serviceAccount"),
     ] {
@@ -379,7 +379,7 @@ async fn the_columns_are_those_of_the_guide(scene: &Scene) -> Result<()> {
         "charts",
         "spiffe",
         &spec.target.address,
-        &spec.identity.spiffe_id,
+        &spec.identity.subject,
         "docker-config",
         "True",
         "2030-01-02T03:04:05Z",

@@ -52,7 +52,7 @@ async fn an_administrator_does_not_write_a_spec(scene: &Scene) -> Result<()> {
         json!({ "target": { "type": "Cluster" } }),
         json!({ "project": "team-a" }),
         json!({ "provider": "oidc" }),
-        json!({ "identity": { "spiffeId": "spiffe://example.test/admin" } }),
+        json!({ "identity": { "subject": "spiffe://example.test/admin" } }),
         json!({ "identity": { "audience": "another" } }),
         json!({ "identity": { "serviceAccount": "another" } }),
         json!({ "identity": { "credential": "ServiceAccountToken" } }),

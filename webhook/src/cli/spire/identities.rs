@@ -56,7 +56,7 @@ impl Identities {
             self.problems.push(problem);
             return;
         }
-        let id = &spec.identity.spiffe_id;
+        let id = &spec.identity.subject;
         let identity = self.by_id.entry(id.clone()).or_insert_with(|| Identity {
             spiffe_id: id.clone(),
             registration: Registration {

@@ -108,8 +108,8 @@ fn derived(settings: &Settings) -> BTreeSet<String> {
     for file in ["quay", "quay-options", "ecr", "openshift"] {
         let text = fs::read_to_string(format!("{GUIDES}/{file}.yaml")).unwrap();
         let take = |secret: &_| match source::derive(&settings.derivation, secret) {
-            Derived::Valid(_, spec) if spec.identity.subject("").starts_with("spiffe:") => {
-                ids.insert(spec.identity.spiffe_id);
+            Derived::Valid(_, spec) if spec.identity.subject.starts_with("spiffe:") => {
+                ids.insert(spec.identity.subject);
             }
             Derived::Invalid(_, problems) => panic!("{problems:?}"),
             _ => {}

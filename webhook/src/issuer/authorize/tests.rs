@@ -86,7 +86,7 @@ fn refused(result: Result<Grant, Named>, code: Code) -> String {
 fn a_running_consumer_on_the_agents_node_is_served() {
     let grant = authorize(&agent_token(), &pod_token(), &running_pod(), &spec()).unwrap();
     assert_eq!(
-        grant.identity().spiffe_id,
+        grant.identity().subject,
         "spiffe://example.org/ns/argocd/sa/argocd-global"
     );
     assert_eq!(grant.identity().audience, "quay.example.org");
