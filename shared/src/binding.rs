@@ -4,11 +4,15 @@
 //! controller derives `spec` from the Secret, every agent reports in `status`
 //! what its node has. It is named like its Secret and owned by it.
 
-use std::fmt;
+mod exchange;
+mod identity;
+mod status;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::exchange::{CloudAccount, Exchange, ExchangeKind};
+pub use self::identity::{CredentialKind, Identity, is_mintable, is_usual_api_server_audience};
+pub use self::status::{Condition, CredentialBindingStatus, NodeError, NodeState, NodeStatus};
 use crate::errors::{Code, Named};
 
 /// API group.
@@ -124,190 +128,6 @@ impl Provider {
     }
 }
 
-/// Who authenticates.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Identity {
-    /// The exact `sub` of the token: a SPIFFE ID, or for a service account's
-    /// token `system:serviceaccount:<namespace>:<name>`. A certificate has the
-    /// SPIFFE ID as its URI name.
-    pub subject: String,
-    /// The audience, the `aud` of the token.
-    pub audience: String,
-    /// The service account that stands for the project.
-    pub service_account: String,
-    /// The kind of proof.
-    pub credential: CredentialKind,
-}
-
-/// Whether the control plane may have tokens of this service account made.
-/// Such accounts exist for this purpose only; a token of a component's own
-/// account would be that component.
-pub fn is_mintable(service_account: &str) -> bool {
-    ["argocd-project-", "argocd-cluster-"].iter().any(|prefix| {
-        service_account
-            .strip_prefix(prefix)
-            .is_some_and(|rest| !rest.is_empty())
-    }) || ["argocd-global", "argocd-global-cluster"].contains(&service_account)
-}
-
-/// Whether API servers usually take this audience for their own: what can be
-/// told without asking one. The API server's policy has the same forms.
-pub fn is_usual_api_server_audience(audience: &str) -> bool {
-    let audience = audience.to_ascii_lowercase();
-    let bare = ["https://", "http://"]
-        .iter()
-        .find_map(|scheme| audience.strip_prefix(scheme))
-        .unwrap_or(&audience);
-    let host = bare.split([':', '/']).next().unwrap_or_default();
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let is_in_cluster = [
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-        "kubernetes.svc.default",
-        "k3s",
-        "rke2",
-    ]
-    .contains(&host)
-        || host.starts_with("kubernetes.default.svc.");
-    // Issuers of managed clusters, which are the default audience, and the
-    // names of their API servers.
-    is_in_cluster
-        || bare.starts_with("container.googleapis.com/v1/projects/")
-        || host.starts_with("oidc.eks.")
-        || host.ends_with(".oic.prod-aks.azure.com")
-        || host.ends_with(".azmk8s.io")
-}
-
-/// Kinds of proof of an identity, by the names of the Flux RFC discussion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum CredentialKind {
-    /// A token of the project's Kubernetes service account.
-    ServiceAccountToken,
-    /// A JWT-SVID.
-    SpiffeJWT,
-    /// An X.509-SVID.
-    SpiffeCertificate,
-}
-
-impl CredentialKind {
-    /// The kind with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "ServiceAccountToken" => Some(Self::ServiceAccountToken),
-            "SpiffeJWT" => Some(Self::SpiffeJWT),
-            "SpiffeCertificate" => Some(Self::SpiffeCertificate),
-            _ => None,
-        }
-    }
-}
-
-/// How an identity becomes a credential.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Exchange {
-    /// The protocol.
-    #[serde(rename = "type")]
-    pub kind: ExchangeKind,
-    /// The registry's token endpoint, an https URL.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub auth_url: Option<String>,
-    /// The token service (RFC 8693, STS), an https URL.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token_url: Option<String>,
-    /// The `service` parameter of a registry's token endpoint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
-    /// The account at the registry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub username: Option<String>,
-    /// Who the identity is at its cloud.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub account: Option<CloudAccount>,
-}
-
-impl Exchange {
-    /// An exchange without parameters.
-    pub fn of(kind: ExchangeKind) -> Self {
-        Self {
-            kind,
-            auth_url: None,
-            token_url: None,
-            service: None,
-            username: None,
-            account: None,
-        }
-    }
-}
-
-/// Who the identity is at its cloud, from annotations of the service account.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", rename_all_fields = "camelCase")]
-pub enum CloudAccount {
-    /// At AWS.
-    Aws {
-        /// The role to assume.
-        role_arn: String,
-    },
-    /// At Google Cloud.
-    Gcp {
-        /// The email of the service account to impersonate.
-        service_account: String,
-        /// The workload identity provider, `projects/…/providers/…`; without
-        /// it, the audience names it.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        workload_identity_provider: Option<String>,
-    },
-    /// At Microsoft Entra.
-    Azure {
-        /// The application, or the managed identity.
-        client_id: String,
-        /// The tenant that it is in.
-        tenant_id: String,
-    },
-}
-
-/// Exchange protocols.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ExchangeKind {
-    /// Quay robot federation.
-    Quay,
-    /// The token itself is the password.
-    Passthrough,
-    /// A distribution token realm.
-    Distribution,
-    /// OAuth 2.0 token exchange, RFC 8693.
-    TokenExchange,
-    /// AWS STS and ECR.
-    Ecr,
-    /// AWS STS and ECR Public.
-    EcrPublic,
-    /// Google Artifact Registry.
-    Gar,
-    /// Azure Container Registry.
-    Acr,
-    /// The token itself is the credential (clusters).
-    None,
-}
-
-impl fmt::Display for ExchangeKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Quay => "quay",
-            Self::Passthrough => "passthrough",
-            Self::Distribution => "distribution",
-            Self::TokenExchange => "token-exchange",
-            Self::Ecr => "ecr",
-            Self::EcrPublic => "ecr-public",
-            Self::Gar => "gar",
-            Self::Acr => "acr",
-            Self::None => "none",
-        })
-    }
-}
-
 /// How a credential reaches Argo CD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -318,98 +138,6 @@ pub enum Delivery {
     Proxy,
     /// As an ExecCredential file for the exec plugin.
     Exec,
-}
-
-/// What agents and controller report.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct CredentialBindingStatus {
-    /// `Ready` and `Degraded`, written by the controller.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// One entry per node with a consumer, each written by that node's agent.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub nodes: Vec<NodeStatus>,
-    /// The earliest expiry over all nodes, written by the controller.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Timestamp>,
-}
-
-/// What one node has of a binding.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeStatus {
-    /// The node's name.
-    pub name: String,
-    /// The `metadata.generation` of the binding that this speaks of.
-    #[serde(default)]
-    pub observed_generation: i64,
-    /// Whether consumers on the node have a valid credential.
-    pub state: NodeState,
-    /// When the credential that is delivered now expires.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<Timestamp>,
-    /// When it was delivered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_rotation: Option<Timestamp>,
-    /// How many credentials this agent has delivered since it started.
-    #[serde(default)]
-    pub rotations: u64,
-    /// Why the last attempt failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<NodeError>,
-}
-
-/// Whether consumers on a node have a valid credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NodeState {
-    /// There is a valid credential, and the last refresh worked.
-    Ready,
-    /// The first credential is being obtained.
-    Pending,
-    /// There is no valid credential, or the last refresh failed.
-    Degraded,
-}
-
-/// A named error as a status carries it. The code stays text, so that an older
-/// controller can show a newer agent's code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeError {
-    /// A code of the catalogue.
-    pub code: String,
-    /// Detail and remedy.
-    pub message: String,
-}
-
-impl From<&Named> for NodeError {
-    fn from(error: &Named) -> Self {
-        Self {
-            code: error.code.as_str().to_owned(),
-            message: error.to_string(),
-        }
-    }
-}
-
-/// A condition, in the shape of `metav1.Condition`. `reason` is a catalogue
-/// code where something is wrong, so it is in kebab case.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Condition {
-    /// `Ready` or `Degraded`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// `True`, `False` or `Unknown`.
-    pub status: String,
-    /// One word; a catalogue code where something is wrong.
-    pub reason: String,
-    /// The whole sentence.
-    #[serde(default)]
-    pub message: String,
-    /// When `status` last changed.
-    pub last_transition_time: Timestamp,
-    /// The generation that this speaks of.
-    #[serde(default)]
-    pub observed_generation: i64,
 }
 
 /// Why this version obtains no credential for a binding, if it does not.
@@ -532,57 +260,6 @@ mod tests {
             ),
         ] {
             assert_eq!(code(pointer, value.clone()), expected, "{pointer}: {value}");
-        }
-    }
-
-    #[test]
-    fn the_audiences_of_api_servers_are_told_by_their_form() {
-        for audience in [
-            "https://kubernetes.default.svc",
-            "https://kubernetes.default.svc.cluster.local",
-            "https://kubernetes.default.svc:443/",
-            "HTTPS://Kubernetes.Default.SVC.",
-            "kubernetes.default",
-            "kubernetes.svc.default",
-            "k3s",
-            "https://container.googleapis.com/v1/projects/p/locations/l/clusters/c",
-            "https://oidc.eks.eu-west-1.amazonaws.com/id/ABC",
-            "https://a-b.hcp.westeurope.azmk8s.io:443",
-            "https://westeurope.oic.prod-aks.azure.com/t/i/",
-        ] {
-            assert!(is_usual_api_server_audience(audience), "{audience}");
-        }
-        for audience in [
-            "quay.example.org",
-            "sts.amazonaws.com",
-            "api://AzureADTokenExchange",
-            "https://iam.googleapis.com/projects/1/locations/global",
-            "kubernetes.example.org",
-            "https://example.org/kubernetes.default.svc",
-            "",
-        ] {
-            assert!(!is_usual_api_server_audience(audience), "{audience}");
-        }
-    }
-
-    #[test]
-    fn tokens_are_made_of_accounts_for_that_purpose_only() {
-        for name in [
-            "argocd-project-a",
-            "argocd-cluster-a",
-            "argocd-global",
-            "argocd-global-cluster",
-        ] {
-            assert!(is_mintable(name), "{name}");
-        }
-        for name in [
-            "argocd-project-",
-            "argocd-application-controller",
-            "argocd-global-other",
-            "default",
-            "",
-        ] {
-            assert!(!is_mintable(name), "{name}");
         }
     }
 }

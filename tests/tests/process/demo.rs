@@ -1,4 +1,5 @@
-//! `cargo demo` as somebody who has just cloned the project runs it, with every source of identities.
+//! `cargo demo` as somebody who has just cloned the project runs it, with each source of identities; SPIRE's Delegated
+//! Identity API is the node tier's.
 
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ pub(crate) fn cases() -> Vec<Case> {
     let limit = Duration::from_secs(600);
     vec![
         last!(it_ends_well).within(limit),
-        last!(with_spire).within(limit),
         last!(with_the_workload_api).within(limit),
         last!(with_service_accounts).within(limit),
     ]
@@ -21,10 +21,6 @@ pub(crate) fn cases() -> Vec<Case> {
 
 async fn it_ends_well(prepared: &Prepared) -> Result<()> {
     play(prepared, "demo", &[]).await
-}
-
-async fn with_spire(prepared: &Prepared) -> Result<()> {
-    play(prepared, "demo-spire", &["--identity", "spire"]).await
 }
 
 async fn with_the_workload_api(prepared: &Prepared) -> Result<()> {

@@ -1,0 +1,110 @@
+//! How an identity becomes a credential.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How an identity becomes a credential.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exchange {
+    /// The protocol.
+    #[serde(rename = "type")]
+    pub kind: ExchangeKind,
+    /// The registry's token endpoint, an https URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_url: Option<String>,
+    /// The token service (RFC 8693, STS), an https URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_url: Option<String>,
+    /// The `service` parameter of a registry's token endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The account at the registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Who the identity is at its cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<CloudAccount>,
+}
+
+impl Exchange {
+    /// An exchange without parameters.
+    pub fn of(kind: ExchangeKind) -> Self {
+        Self {
+            kind,
+            auth_url: None,
+            token_url: None,
+            service: None,
+            username: None,
+            account: None,
+        }
+    }
+}
+
+/// Who the identity is at its cloud, from annotations of the service account.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", rename_all_fields = "camelCase")]
+pub enum CloudAccount {
+    /// At AWS.
+    Aws {
+        /// The role to assume.
+        role_arn: String,
+    },
+    /// At Google Cloud.
+    Gcp {
+        /// The email of the service account to impersonate.
+        service_account: String,
+        /// The workload identity provider, `projects/…/providers/…`; without
+        /// it, the audience names it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        workload_identity_provider: Option<String>,
+    },
+    /// At Microsoft Entra.
+    Azure {
+        /// The application, or the managed identity.
+        client_id: String,
+        /// The tenant that it is in.
+        tenant_id: String,
+    },
+}
+
+/// Exchange protocols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExchangeKind {
+    /// Quay robot federation.
+    Quay,
+    /// The token itself is the password.
+    Passthrough,
+    /// A distribution token realm.
+    Distribution,
+    /// OAuth 2.0 token exchange, RFC 8693.
+    TokenExchange,
+    /// AWS STS and ECR.
+    Ecr,
+    /// AWS STS and ECR Public.
+    EcrPublic,
+    /// Google Artifact Registry.
+    Gar,
+    /// Azure Container Registry.
+    Acr,
+    /// The token itself is the credential (clusters).
+    None,
+}
+
+impl fmt::Display for ExchangeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quay => "quay",
+            Self::Passthrough => "passthrough",
+            Self::Distribution => "distribution",
+            Self::TokenExchange => "token-exchange",
+            Self::Ecr => "ecr",
+            Self::EcrPublic => "ecr-public",
+            Self::Gar => "gar",
+            Self::Acr => "acr",
+            Self::None => "none",
+        })
+    }
+}
