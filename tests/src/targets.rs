@@ -109,6 +109,20 @@ impl Targets {
         self.address
     }
 
+    /// A client of somebody who trusts their certificates, and has no credential.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn http_client(&self) -> Result<reqwest::Client> {
+        let authority = reqwest::Certificate::from_pem(self.authority.pem().as_bytes())
+            .context("the authority's certificate")?;
+        reqwest::Client::builder()
+            .tls_certs_only([authority])
+            .no_proxy()
+            .build()
+            .context("make an HTTP client")
+    }
+
     /// The allow-list of an administrator who knows the hosts of registries and code, at any port, and the remote
     /// cluster under both of its names.
     #[must_use]

@@ -97,9 +97,7 @@ impl Derivation {
             object: &object_name(namespace, name),
             found: Vec::new(),
         };
-        let credential = secret
-            .credential
-            .unwrap_or_else(|| default_credential(secret.provider));
+        let credential = credential(secret.credential, secret.provider);
         let exchange = exchange(secret, credential, &mut problems);
         let audience = audience(secret, exchange.kind, &mut problems);
         for (entry, url) in [
@@ -169,9 +167,7 @@ impl Derivation {
             found: Vec::new(),
         };
         self.check_server(secret, &mut problems);
-        let credential = secret
-            .credential
-            .unwrap_or_else(|| default_credential(secret.provider));
+        let credential = credential(secret.credential, secret.provider);
         // A subject that no registry identity has: some registries ignore the
         // audience, and a cluster could replay a token that it was shown. The
         // name is not argocd-project-<project>-cluster, because that is also
@@ -410,13 +406,14 @@ fn client_certificate(secret: &RepositorySecret) -> impl Iterator<Item = &'stati
     present.filter(|name| key::CLIENT_CERTIFICATE.contains(name))
 }
 
-fn default_credential(provider: Provider) -> CredentialKind {
-    match provider {
+/// The kind of proof that is chosen, else the provider's own.
+fn credential(chosen: Option<CredentialKind>, provider: Provider) -> CredentialKind {
+    chosen.unwrap_or(match provider {
         Provider::Spiffe => CredentialKind::SpiffeJWT,
         Provider::Aws | Provider::Oidc | Provider::Gcp | Provider::Azure => {
             CredentialKind::ServiceAccountToken
         }
-    }
+    })
 }
 
 fn is_cloud_token_service(provider: Provider, host: &str) -> bool {

@@ -61,15 +61,6 @@ pub struct Choice {
     pub spire_issuer: String,
 }
 
-impl From<Kind> for Choice {
-    fn from(kind: Kind) -> Self {
-        Self {
-            kind,
-            ..Self::default()
-        }
-    }
-}
-
 /// Whom a scene trusts: known before anything of it runs.
 #[derive(Debug, Clone)]
 pub struct Trust {

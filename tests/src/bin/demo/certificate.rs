@@ -1,7 +1,7 @@
 //! A registry that wants a client certificate: production shows its X.509-SVID, where the source of identities gives
 //! some.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use harness::bindings;
 use harness::chart::Chart;
 use harness::quay;
@@ -58,13 +58,7 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<()> {
 
 /// Somebody without a certificate gets no answer.
 async fn without_certificate(stage: &Stage<'_>, host: &str) -> Result<()> {
-    let authority = reqwest::Certificate::from_pem(stage.targets.authority.pem().as_bytes())
-        .context("the authority's certificate")?;
-    let client = reqwest::Client::builder()
-        .tls_certs_only([authority])
-        .no_proxy()
-        .build()
-        .context("make an HTTP client")?;
+    let client = stage.targets.http_client()?;
     let answer = client.get(format!("https://{host}/v2/")).send().await;
     ensure!(answer.is_err(), "it answers {answer:?}");
     Ok(())

@@ -282,16 +282,10 @@ fn rotations(binding: &CredentialBinding) -> u64 {
 
 /// What the registry answers to somebody without a credential.
 async fn anonymous_pull(targets: &Targets, team: Team) -> Result<String> {
-    let authority = reqwest::Certificate::from_pem(targets.authority.pem().as_bytes())
-        .context("the authority's certificate")?;
-    let client = reqwest::Client::builder()
-        .tls_certs_only([authority])
-        .no_proxy()
-        .build()
-        .context("make an HTTP client")?;
     let (host, charts) = (targets.quay.host(), team.charts());
     let url = format!("https://{host}/v2/{charts}/{CHART}/manifests/{VERSION}");
-    let status = client
+    let status = targets
+        .http_client()?
         .get(url)
         .send()
         .await
