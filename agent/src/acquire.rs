@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use shared::errors::{Code, Named};
-use shared::registry::RegistryHost;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::demand::{Holder, Key, Trade};
-use crate::exchange::{self, Credential, http::Upstream};
+use crate::demand::{Holder, Key};
+use crate::exchange::{self, Credential, Trade, http::Upstream};
 use crate::identity::{IdentityRequest, IdentitySource, Registration, Svid};
 use crate::refresh::{Attempt, Outcome};
 
@@ -27,7 +26,7 @@ const PARALLEL: usize = 8;
 pub struct Acquirer<S> {
     identities: S,
     upstream: Upstream,
-    turns: Mutex<BTreeMap<RegistryHost, Arc<Semaphore>>>,
+    turns: Mutex<BTreeMap<String, Arc<Semaphore>>>,
 }
 
 /// For each holder of an attempt the token of one of its running pods.
@@ -73,7 +72,7 @@ impl<S: IdentitySource> Acquirer<S> {
                     Some(turns) => turns.acquire().await.ok(),
                     None => None,
                 };
-                exchange::exchange(&self.upstream, &attempt.key.trade, identity).await
+                exchange::exchange(&self.upstream, &attempt.key, identity).await
             };
             outcome.credential = Some(
                 tokio::time::timeout_at(deadline, trade)
@@ -83,7 +82,7 @@ impl<S: IdentitySource> Acquirer<S> {
                             "identity {}: no answer within {:?}",
                             attempt.key.subject, attempt.deadline
                         );
-                        Err(Named::new(Code::ExchangeUnreachable, detail))
+                        Err(Named::new(Code::ExchangeUnreachable, detail).into())
                     }),
             );
         }
@@ -92,12 +91,10 @@ impl<S: IdentitySource> Acquirer<S> {
 
     /// Whose turn it is at the target, if it is asked at all.
     fn turns(&self, trade: &Trade) -> Option<Arc<Semaphore>> {
-        let Trade::Quay { host, .. } = trade else {
-            return None;
-        };
+        let host = trade.upstream()?;
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         let turns = turns
-            .entry(host.clone())
+            .entry(host)
             .or_insert_with(|| Arc::new(Semaphore::new(PARALLEL)));
         Some(Arc::clone(turns))
     }

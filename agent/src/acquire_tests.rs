@@ -1,13 +1,15 @@
 //! That no attempt waits for another that hangs.
 
 use futures::future::join_all;
-use shared::allow_list::AllowList;
 use shared::binding::CredentialKind;
+use shared::registry::RegistryHost;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::*;
 use crate::demand::tests::reference;
+use crate::exchange::http::tests::settings;
+use crate::exchange::quay::Quay;
 use crate::identity::{IdentityError, IdentityToken};
 
 /// Hangs for one subject.
@@ -34,8 +36,7 @@ impl IdentitySource for Source {
 
 fn acquirer(allowed: &str) -> Acquirer<Source> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let allowed = AllowList::parse(allowed).unwrap();
-    Acquirer::new(Source, Upstream::new(allowed, None).unwrap())
+    Acquirer::new(Source, Upstream::new(settings(allowed), None).unwrap())
 }
 
 fn holder(name: &str) -> Holder {
@@ -98,10 +99,12 @@ async fn a_hanging_registry_keeps_no_other_waiting() {
     // One accepts connections and never says anything, one is not there.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let quay = |listener: &TcpListener| Trade::Quay {
-        host: RegistryHost::parse(&listener.local_addr().unwrap().to_string()).unwrap(),
-        auth_url: None,
-        username: "org+robot".into(),
+    let quay = |listener: &TcpListener| {
+        Trade::Quay(Quay {
+            host: RegistryHost::parse(&listener.local_addr().unwrap().to_string()).unwrap(),
+            auth_url: None,
+            robot: "org+robot".into(),
+        })
     };
     let (hangs, refuses) = (quay(&silent), quay(&closed));
     drop(closed);
@@ -114,7 +117,7 @@ async fn a_hanging_registry_keeps_no_other_waiting() {
         _ = hanging => panic!("a silent registry answered"),
         outcome = prompt => outcome,
     };
-    let error = outcome.credential.unwrap().unwrap_err();
+    let error = outcome.credential.unwrap().unwrap_err().error;
     assert_eq!(error.code, Code::ExchangeUnreachable, "{error}");
     assert!(error.detail.contains("refused"), "{error}");
 }

@@ -12,6 +12,7 @@ use reqwest::Url;
 use shared::allow_list::AllowList;
 
 use crate::csi::registration::Registration;
+use crate::exchange::http::Proxy;
 use identity::IdentityArguments;
 pub use identity::{SpiffeConfig, SpiffeSource};
 
@@ -68,6 +69,13 @@ pub struct Arguments {
     /// system's. A file that is absent or empty adds none.
     #[arg(long, env = "ARGOCD_IDENTITY_AGENT_UPSTREAM_CA")]
     upstream_ca: Option<PathBuf>,
+    /// The proxy on the way to registries and token services; the control
+    /// plane and SPIRE are reached without it.
+    #[arg(long, env = "HTTPS_PROXY", hide_env_values = true)]
+    https_proxy: Option<String>,
+    /// Hosts, domains and networks that are reached without that proxy.
+    #[arg(long, env = "NO_PROXY", default_value = "")]
+    no_proxy: String,
     /// Address of /healthz and /readyz, plain HTTP.
     #[arg(long, env = "ARGOCD_IDENTITY_AGENT_METRICS_ADDRESS")]
     metrics_address: Option<SocketAddr>,
@@ -98,6 +106,8 @@ pub struct Config {
     pub allowed_hosts: AllowList,
     /// More roots for exchanges.
     pub upstream_ca: Option<PathBuf>,
+    /// The proxy on the way to exchanges.
+    pub proxy: Option<Proxy>,
     /// Address of /healthz and /readyz.
     pub metrics_address: Option<SocketAddr>,
     /// Who gives SPIFFE identities.
@@ -133,6 +143,11 @@ impl TryFrom<Arguments> for Config {
             "--exec-auth {}: no such file",
             arguments.exec_auth.display()
         );
+        let proxy = arguments.https_proxy.filter(|url| !url.is_empty());
+        let proxy = proxy
+            .map(|url| Proxy::new(&url, &arguments.no_proxy))
+            .transpose()
+            .context("--https-proxy (HTTPS_PROXY)")?;
         let registration = registration(arguments.registration_dir, arguments.csi_socket_on_host)?;
         Ok(Self {
             registration,
@@ -145,6 +160,7 @@ impl TryFrom<Arguments> for Config {
             exec_auth: arguments.exec_auth,
             allowed_hosts: AllowList::parse(&arguments.allowed_hosts).context("--allowed-hosts")?,
             upstream_ca: arguments.upstream_ca,
+            proxy,
             metrics_address: arguments.metrics_address,
             spiffe: arguments.identity.try_into()?,
         })

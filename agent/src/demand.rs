@@ -16,14 +16,14 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use shared::binding::{
-    CredentialBindingSpec, CredentialKind, Delivery, Exchange, ExchangeKind, TargetKind,
-    undeliverable,
+    CredentialBindingSpec, CredentialKind, Delivery, ExchangeKind, TargetKind, undeliverable,
 };
 use shared::conflicts::{Claim, conflicts};
 use shared::errors::{Code, Named};
 use shared::layout;
 use shared::registry::{RegistryHost, RepositoryReference};
 
+use crate::exchange::Trade;
 use crate::store::FileName;
 
 pub use route::Route;
@@ -119,22 +119,6 @@ pub struct Key {
     pub audience: String,
     /// What the identity is traded for.
     pub trade: Trade,
-}
-
-/// What an identity is traded for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Trade {
-    /// Nothing: the token itself is the credential (clusters).
-    Keep,
-    /// A Quay robot's password.
-    Quay {
-        /// The registry.
-        host: RegistryHost,
-        /// The federation endpoint, if not the registry's own.
-        auth_url: Option<String>,
-        /// The robot.
-        username: String,
-    },
 }
 
 /// Who has a credential: the pods of one service account, through one binding.
@@ -284,6 +268,9 @@ fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
     if let Some(error) = undeliverable(&format!("binding {reference}"), spec) {
         return Err(error);
     }
+    let trade = |host: &RegistryHost| {
+        Trade::of(&spec.exchange, host).map_err(|error| refuse(error.code, &error.detail))
+    };
     let (slot, trade) = match (spec.delivery, spec.target.kind) {
         (Delivery::Exec, TargetKind::Cluster) => {
             let file = layout::cluster_file(&reference.name)
@@ -304,8 +291,7 @@ fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
             let host = RepositoryReference::parse(&spec.target.address)
                 .map_err(|error| refuse(error.code, &format!("target.address: {}", error.detail)))?
                 .host;
-            let trade =
-                trade(&spec.exchange, &host).map_err(|(code, detail)| refuse(code, detail))?;
+            let trade = trade(&host)?;
             (Slot::Docker(host), trade)
         }
         (Delivery::Proxy, TargetKind::Registry) => {
@@ -315,8 +301,7 @@ fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
                 .ok_or_else(|| refuse(Code::InvalidSecret, "delivery proxy without spec.proxy"))?;
             let route = Route::of(&reference.name, spec, proxy)
                 .map_err(|error| refuse(error.code, &error.detail))?;
-            let trade = trade(&spec.exchange, route.target())
-                .map_err(|(code, detail)| refuse(code, detail))?;
+            let trade = trade(route.target())?;
             (Slot::Proxy(Box::new(route)), trade)
         }
         (delivery, target) => {
@@ -336,23 +321,6 @@ fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
         trade,
     };
     Ok((key, slot))
-}
-
-fn trade(exchange: &Exchange, host: &RegistryHost) -> Result<Trade, (Code, &'static str)> {
-    match exchange.kind {
-        // A certificate: the credential proxy shows it.
-        ExchangeKind::None => Ok(Trade::Keep),
-        ExchangeKind::Quay => Ok(Trade::Quay {
-            host: host.clone(),
-            auth_url: exchange.auth_url.clone(),
-            username: exchange
-                .username
-                .clone()
-                .filter(|name| !name.is_empty() && !name.contains(':'))
-                .ok_or((Code::UsernameMissing, "exchange.username"))?,
-        }),
-        _ => Err((Code::ExchangeNotAvailable, "exchange.type")),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Bindings and consumers are written down, the demand is looked at.
 
 use proptest::prelude::*;
-use shared::binding::{CredentialKind, Identity, Provider, ProxyDelivery, ProxyKind, Target};
+use shared::binding::{
+    CredentialKind, Exchange, Identity, Provider, ProxyDelivery, ProxyKind, Target,
+};
 use shared::proxy_view::KeyHash;
 
 use super::*;
@@ -224,7 +226,7 @@ fn what_this_version_cannot_do_is_named() {
             change(proxied("prod", 1), |it| {
                 it.target.kind = TargetKind::Cluster
             }),
-            Code::DeliveryNotAvailable,
+            Code::ExchangeNotAvailable,
         ),
         (
             change(proxied("prod", 1), |it| it.exchange.username = None),
@@ -242,7 +244,7 @@ fn what_this_version_cannot_do_is_named() {
         ),
         (
             change(registry(1), |it| it.exchange.kind = ExchangeKind::Ecr),
-            Code::ExchangeNotAvailable,
+            Code::ServiceAccountAnnotationMissing,
         ),
         (
             change(registry(1), |it| it.exchange.kind = ExchangeKind::None),

@@ -393,7 +393,7 @@ fn log_failures(attempt: &Attempt<Key, Holder>, outcome: &Outcome<Holder, Creden
             tracing::warn!(binding = %holder.binding, code = %error.code, "no identity: {error}");
         }
     }
-    if let Some(Err(error)) = &outcome.credential {
+    if let Some(Err(refresh::Failure { error, .. })) = &outcome.credential {
         tracing::warn!(identity = attempt.key.subject, code = %error.code, "no credential: {error}");
     }
 }

@@ -13,6 +13,7 @@ use super::handle::PATIENCE;
 use super::*;
 use crate::demand::tests::{cluster, consumer, reference};
 use crate::exchange::http::Upstream;
+use crate::exchange::http::tests::settings;
 use crate::identity::{IdentityError, IdentityRequest, IdentityToken, Svid};
 use crate::jwt::Claims;
 use crate::jwt::tests::token;
@@ -123,7 +124,7 @@ impl Agent {
         watch::Receiver<Reports>,
     ) {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let upstream = Upstream::new(AllowList::default(), None).unwrap();
+        let upstream = Upstream::new(settings(""), None).unwrap();
         let acquirer = Acquirer::new(source.clone(), upstream);
         let (reports, reported) = watch::channel(Reports::default());
         let (maps, current) = watch::channel(None);

@@ -24,7 +24,7 @@ use std::time::Duration;
 use shared::errors::Named;
 
 use entry::{Entry, Holding, InFlight};
-pub use lease::{Fresh, Lease, Now};
+pub use lease::{Failure, Fresh, Lease, Now};
 
 /// What happens to the machine.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub struct Outcome<H, C> {
     /// For each holder whether the identity source gave the identity.
     pub proofs: BTreeMap<H, Result<(), Named>>,
     /// The new credential; `None` when none was asked for, or no holder was proved.
-    pub credential: Option<Result<Fresh<C>, Named>>,
+    pub credential: Option<Result<Fresh<C>, Failure>>,
 }
 
 /// What is to be done.

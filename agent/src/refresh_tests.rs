@@ -46,7 +46,7 @@ fn answer(
             credential,
             expires_at: at(expires).wall,
         })
-        .map_err(|code| Named::new(code, "test"));
+        .map_err(|code| Named::new(code, "test").into());
     Event::Acquired {
         key: attempt.key,
         number: attempt.number,

@@ -15,7 +15,7 @@ use crate::config::{Arguments, Config};
 use crate::csi::registration::State;
 use crate::demand::Bindings;
 use crate::engine::{self, Clock, Engine};
-use crate::exchange::http::Upstream;
+use crate::exchange::http::{self, Upstream};
 use crate::health::Readiness;
 use crate::identity::control_plane::ControlPlane;
 use crate::identity::sources::Sources;
@@ -65,7 +65,13 @@ pub async fn run(
         config.spiffe.issuer.clone(),
     );
     let identities = Sources::start(control_plane, config.spiffe);
-    let upstream = Upstream::new(config.allowed_hosts.clone(), config.upstream_ca.as_deref())?;
+    let (_authorities, authorities) = watch::channel(Arc::default());
+    let settings = http::Settings {
+        proxy: config.proxy,
+        authorities,
+        ..http::Settings::new(config.allowed_hosts.clone())
+    };
+    let upstream = Upstream::new(settings, config.upstream_ca.as_deref())?;
     let acquirer = Acquirer::new(identities, upstream);
 
     let (reports, reported) = watch::channel(Reports::default());

@@ -165,6 +165,7 @@ async fn the_agent_registers_serves_tells_and_leaves() {
         exec_auth: path.join("exec-auth"),
         allowed_hosts: AllowList::default(),
         upstream_ca: Some(path.join("absent.crt")),
+        proxy: None,
         metrics_address: Some(address),
         spiffe: SpiffeConfig {
             source: SpiffeSource::ControlPlane,

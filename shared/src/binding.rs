@@ -163,18 +163,23 @@ pub fn undeliverable(object: &str, spec: &CredentialBindingSpec) -> Option<Named
         }
         Delivery::DockerConfig | Delivery::Proxy | Delivery::Exec => {}
     }
+    let is_registry = spec.target.kind == TargetKind::Registry;
+    let is_certificate = spec.identity.credential == CredentialKind::SpiffeCertificate;
     let is_available = match spec.exchange.kind {
-        ExchangeKind::Quay => true,
-        ExchangeKind::None => {
-            spec.target.kind == TargetKind::Cluster
-                || spec.identity.credential == CredentialKind::SpiffeCertificate
-        }
-        _ => false,
+        ExchangeKind::None => !is_registry || is_certificate,
+        _ => is_registry,
     };
     if !is_available {
         return refuse(
             Code::ExchangeNotAvailable,
             format!("exchange {}", spec.exchange.kind),
+        );
+    }
+    // Which scope to ask the realm for is known with each request only.
+    if spec.delivery != Delivery::Proxy && spec.exchange.has_realm() {
+        return refuse(
+            Code::DeliveryNotAvailable,
+            format!("delivery docker-config, exchange {}", spec.exchange.kind),
         );
     }
     match spec.identity.credential {
@@ -238,6 +243,8 @@ mod tests {
             ("/delivery", json!("docker-config"), None),
             ("/delivery", json!("proxy"), Some(Code::InvalidSecret)),
             ("/project", json!("a"), Some(Code::DeliveryNotAvailable)),
+            ("/exchange/type", json!("ecr"), None),
+            ("/exchange/type", json!("passthrough"), None),
             (
                 "/exchange/type",
                 json!("none"),
@@ -245,7 +252,12 @@ mod tests {
             ),
             (
                 "/exchange/type",
-                json!("ecr"),
+                json!("distribution"),
+                Some(Code::DeliveryNotAvailable),
+            ),
+            (
+                "/target/type",
+                json!("Cluster"),
                 Some(Code::ExchangeNotAvailable),
             ),
             (

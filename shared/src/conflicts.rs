@@ -15,6 +15,7 @@ use crate::{
         CredentialBindingSpec, CredentialKind, Delivery, Exchange, ExchangeKind, Identity,
         TargetKind, undeliverable,
     },
+    clouds::is_token_service,
     errors::{Code, Named},
     registry::RegistryHost,
 };
@@ -124,7 +125,7 @@ fn stakes(claim: Claim<'_>) -> Vec<(Place, Holding)> {
         stakes.push((Place::DockerHost(key), holding));
     }
     let is_token = spec.identity.credential != CredentialKind::SpiffeCertificate;
-    if is_token && !is_clouds(spec.exchange.kind) {
+    if is_token {
         let place = Place::Audience {
             subject: spec.identity.subject.clone(),
             audience: spec.identity.audience.clone(),
@@ -138,36 +139,30 @@ fn registry_host(spec: &CredentialBindingSpec) -> Option<RegistryHost> {
     RegistryHost::parse(spec.target.address.split('/').next()?).ok()
 }
 
-/// One token service stands for all tenants of a cloud: it tells them apart
-/// itself, and its audience is the cloud's.
-fn is_clouds(kind: ExchangeKind) -> bool {
-    match kind {
-        ExchangeKind::Ecr | ExchangeKind::EcrPublic | ExchangeKind::Gar | ExchangeKind::Acr => true,
-        ExchangeKind::Quay
-        | ExchangeKind::Passthrough
-        | ExchangeKind::Distribution
-        | ExchangeKind::TokenExchange
-        | ExchangeKind::None => false,
-    }
-}
-
-/// `host:port` of whoever is shown the token.
+/// Whoever is shown the token: `host:port`, or the cloud, whose token service
+/// is one, whatever its endpoint is called.
 fn shown_to(spec: &CredentialBindingSpec) -> Option<String> {
-    let url = match spec.exchange.kind {
-        ExchangeKind::TokenExchange => spec.exchange.token_url.as_deref(),
-        ExchangeKind::Quay | ExchangeKind::Distribution => spec.exchange.auth_url.as_deref(),
-        ExchangeKind::None => Some(spec.target.address.as_str()),
-        _ => None,
-    };
-    match url {
-        Some(url) => {
-            let url = Url::parse(url).ok()?;
-            Some(format!(
-                "{}:{}",
-                url.host_str()?,
-                url.port_or_known_default()?
-            ))
+    let exchange = &spec.exchange;
+    let (url, cloud) = match exchange.kind {
+        ExchangeKind::TokenExchange => (exchange.token_url.as_deref(), None),
+        ExchangeKind::Quay | ExchangeKind::Distribution => (exchange.auth_url.as_deref(), None),
+        ExchangeKind::None => (Some(spec.target.address.as_str()), None),
+        ExchangeKind::Ecr | ExchangeKind::EcrPublic => {
+            (exchange.token_url.as_deref(), Some("AWS STS"))
         }
+        ExchangeKind::Gar => (exchange.token_url.as_deref(), Some("Google STS")),
+        ExchangeKind::Acr => (exchange.token_url.as_deref(), Some("Microsoft Entra")),
+        ExchangeKind::Passthrough => (None, None),
+    };
+    if let Some(url) = url {
+        let url = Url::parse(url).ok()?;
+        let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+        if !is_token_service(exchange.kind, host, port) {
+            return Some(format!("{host}:{port}"));
+        }
+    }
+    match cloud {
+        Some(cloud) => Some(cloud.to_owned()),
         None => {
             let host = registry_host(spec)?;
             Some(format!("{}:{}", host.name(), host.port().unwrap_or(443)))

@@ -290,6 +290,9 @@ catalogue! {
     ExchangeRejected "exchange-rejected":
         "the exchange refused the identity";
         "Read the upstream's words that are shown.";
+    ExchangeThrottled "exchange-throttled":
+        "the exchange asks to be left alone for a while";
+        "Nothing to do: the agent waits; if it stays, raise the exchange's limit for this identity.";
     ExchangeUnreadable "exchange-unreadable":
         "the exchange gave an answer that cannot be understood";
         "Check that the URL is the one of the registry's token endpoint.";
@@ -311,6 +314,55 @@ catalogue! {
     ExchangeSkipped "exchange-skipped":
         "the registry got the identity token itself as a password";
         "Set workloadIdentityRegistryAuthURL to the federation endpoint.";
+
+    AudienceMismatch "audience-mismatch":
+        "the registry does not accept the identity token: it expects another audience, issuer or subject";
+        "Set workloadIdentityAudience to the audience that the registry is configured with, and let the registry trust the issuer and the identity that `kubectl get credentialbindings` shows.";
+    BearerRealmMissing "bearer-realm-missing":
+        "the registry asks for a token, and does not give the absolute https URL of its token realm";
+        "Set the realm in the registry's configuration (for Zot http.auth.bearer.realm) to an absolute https URL.";
+    ScopeEmpty "scope-empty":
+        "the registry's token realm gave a token without the right to pull";
+        "Let the identity pull from the repository that is shown.";
+    IdentityTokenRejected "identity-token-rejected":
+        "the token service refuses the identity token: it has expired there, or its issuer, key or audience is not the one that is configured";
+        "Compare the issuer, the audience and the clock with the configuration of the token service.";
+    IdentityProviderMissing "identity-provider-missing":
+        "the account has no identity provider for the token's issuer and audience";
+        "Make the IAM OIDC identity provider with the issuer's URL, and the audience as one of its client IDs.";
+    IdentityProviderUnreachable "identity-provider-unreachable":
+        "the token service cannot reach the issuer's discovery document and keys";
+        "Make the issuer's documents reachable from the token service, or publish them where they are: argocd-identity generate issuer-documents.";
+    AssumeRoleDenied "assume-role-denied":
+        "failed to assume role: AccessDenied";
+        "Let the role's trust policy allow sts:AssumeRoleWithWebIdentity to the identity provider, with conditions on exactly the subject and audience that are shown.";
+    RegionDisabled "region-disabled":
+        "AWS STS is not activated in this region for the account";
+        "Activate STS in the region, or set workloadIdentityTokenURL to another region's endpoint.";
+    EcrDenied "ecr-denied":
+        "failed to get ECR authorization token: AccessDeniedException";
+        "Attach a policy to the role that allows ecr:GetAuthorizationToken on resource \"*\"; for public.ecr.aws ecr-public:GetAuthorizationToken and sts:GetServiceBearerToken.";
+    NoAuthorizationData "no-authorization-data":
+        "no ECR authorization data returned";
+        "Check that the region in the repository's URL is the registry's.";
+    SubjectTooLong "subject-too-long":
+        "Google Cloud takes no google.subject of more than 127 bytes";
+        "Map a shorter attribute to google.subject in the provider, for example assertion.sub.extract(...).";
+    PoolRejected "pool-rejected":
+        "the workload identity pool refuses the identity token";
+        "Compare issuer, allowed audiences, attribute mapping and condition of the pool's provider with the identity that is shown.";
+    ImpersonationDenied "impersonation-denied":
+        "the identity may not impersonate the Google service account";
+        "Grant roles/iam.workloadIdentityUser on the service account to the pool's principal with this subject.";
+    FederatedCredentialMismatch "federated-credential-mismatch":
+        "the application has no federated credential with the token's issuer, subject and audience";
+        "Add a federated credential to the application or managed identity with exactly the issuer, subject and audience that are shown.";
+    ApplicationNotFound "application-not-found":
+        "Microsoft Entra has no application with this client ID in this tenant";
+        "Correct azure.workload.identity/client-id and azure.workload.identity/tenant-id of the service account.";
+    AcrDenied "acr-denied":
+        "ACR exchange failed: unauthorized";
+        "Assign AcrPull on the registry to the application or managed identity.";
 
     // Credentials in the consumer pod.
     CredentialMissing "credential-missing":

@@ -13,6 +13,7 @@ use shared::{
         CredentialBindingSpec, CredentialKind, Delivery, Exchange, ExchangeKind, Identity,
         Provider, ProxyDelivery, Target, TargetKind,
     },
+    clouds::{self, aws},
     errors::{Code, Named},
     secrets::{
         self, ClusterSecret, DeliveryChoice, RepositorySecret, SecretKind, SecretValues,
@@ -98,16 +99,17 @@ impl Derivation {
             found: Vec::new(),
         };
         let credential = credential(secret.credential, secret.provider);
-        let exchange = exchange(secret, credential, &mut problems);
+        let exchange = exchange(secret, &mut problems);
         let audience = audience(secret, exchange.kind, &mut problems);
         for (entry, url) in [
             (key::REGISTRY_AUTH_URL, &secret.registry_auth_url),
             (key::TOKEN_URL, &secret.token_url),
         ] {
             if let Some(url) = url {
-                self.check_exchange_host(secret, entry, url, &mut problems);
+                self.check_exchange_host(secret, exchange.kind, entry, url, &mut problems);
             }
         }
+        self.check_cloud_registry(secret, exchange.kind, &mut problems);
         let delivery = delivery(secret);
         if delivery == Delivery::DockerConfig && !can_be_shared(secret) {
             problems.add(Code::DeliveryRefused, key::DELIVERY, "docker-config");
@@ -229,6 +231,7 @@ impl Derivation {
     fn check_exchange_host(
         &self,
         secret: &RepositorySecret,
+        kind: ExchangeKind,
         name: &str,
         url: &Url,
         problems: &mut Problems<'_>,
@@ -237,9 +240,27 @@ impl Derivation {
         let port = url.port_or_known_default().unwrap_or(443);
         let registry = &secret.url.host;
         let is_own = host == registry.name() && port == registry.port().unwrap_or(443);
-        let is_clouds = is_cloud_token_service(secret.provider, host) && port == 443;
-        if !is_own && !is_clouds && self.allowed_hosts.permission(host, port).is_none() {
+        let is_allowed = is_own
+            || clouds::is_token_service(kind, host, port)
+            || self.allowed_hosts.permission(host, port).is_some();
+        if !is_allowed {
             problems.add(Code::HostNotAllowed, name, &format!("`{host}:{port}`"));
+        }
+    }
+
+    /// What Google Cloud and Microsoft Entra give is good at every registry of
+    /// theirs: it goes there, or where the administrator lets it.
+    fn check_cloud_registry(
+        &self,
+        secret: &RepositorySecret,
+        kind: ExchangeKind,
+        problems: &mut Problems<'_>,
+    ) {
+        let host = &secret.url.host;
+        let port = host.port().unwrap_or(443);
+        let is_clouds = clouds::is_registry(kind, host.name());
+        if !is_clouds && self.allowed_hosts.permission(host.name(), port).is_none() {
+            problems.add(Code::HostNotAllowed, key::URL, &format!("`{host}`"));
         }
     }
 
@@ -285,35 +306,41 @@ impl Problems<'_> {
     }
 }
 
-/// Which protocol trades the identity. `spiffe` with an auth URL means Quay's
-/// robot federation exactly when the URL has that endpoint's path.
-fn exchange(
-    secret: &RepositorySecret,
-    credential: CredentialKind,
-    problems: &mut Problems<'_>,
-) -> Exchange {
+/// Which protocol trades the identity, decided by what the Secret says alone.
+/// An auth URL means Quay's robot federation exactly when it has that
+/// endpoint's path; a token URL comes before any other auth URL.
+fn exchange_kind(secret: &RepositorySecret) -> Option<ExchangeKind> {
     let auth_path = secret.registry_auth_url.as_ref().map(Url::path);
-    let kind = match (secret.provider, auth_path) {
-        (Provider::Spiffe, Some(QUAY_FEDERATION_PATH)) => ExchangeKind::Quay,
-        (Provider::Spiffe, _) if secret.token_url.is_some() => ExchangeKind::TokenExchange,
-        (Provider::Spiffe, Some(_)) => ExchangeKind::Distribution,
-        // The registry sees the certificate in the TLS handshake.
-        (Provider::Spiffe, None) if credential == CredentialKind::SpiffeCertificate => {
-            ExchangeKind::None
+    Some(match (secret.provider, auth_path) {
+        (Provider::Spiffe | Provider::Oidc, Some(QUAY_FEDERATION_PATH))
+            if secret.token_url.is_none() =>
+        {
+            ExchangeKind::Quay
         }
-        (Provider::Spiffe, None) => ExchangeKind::Passthrough,
-        (Provider::Oidc, _) if secret.token_url.is_some() => ExchangeKind::TokenExchange,
-        (Provider::Oidc, Some(QUAY_FEDERATION_PATH)) => ExchangeKind::Quay,
-        (Provider::Oidc, Some(_)) => ExchangeKind::Distribution,
-        (Provider::Oidc, None) => {
-            problems.add(Code::ExchangeUnspecified, key::TOKEN_URL, "not set");
+        (Provider::Spiffe | Provider::Oidc, _) if secret.token_url.is_some() => {
             ExchangeKind::TokenExchange
         }
-        (Provider::Aws, _) if secret.url.host.name() == "public.ecr.aws" => ExchangeKind::EcrPublic,
+        (Provider::Spiffe | Provider::Oidc, Some(_)) => ExchangeKind::Distribution,
+        // The registry sees the certificate in the TLS handshake.
+        (Provider::Spiffe, None) if is_certificate(secret) => ExchangeKind::None,
+        (Provider::Spiffe, None) => ExchangeKind::Passthrough,
+        (Provider::Oidc, None) => return None,
+        (Provider::Aws, _) if secret.url.host.name() == aws::ECR_PUBLIC => ExchangeKind::EcrPublic,
         (Provider::Aws, _) => ExchangeKind::Ecr,
         (Provider::Gcp, _) => ExchangeKind::Gar,
         (Provider::Azure, _) => ExchangeKind::Acr,
-    };
+    })
+}
+
+fn is_certificate(secret: &RepositorySecret) -> bool {
+    secret.credential == Some(CredentialKind::SpiffeCertificate)
+}
+
+fn exchange(secret: &RepositorySecret, problems: &mut Problems<'_>) -> Exchange {
+    let kind = exchange_kind(secret).unwrap_or_else(|| {
+        problems.add(Code::ExchangeUnspecified, key::TOKEN_URL, "not set");
+        ExchangeKind::TokenExchange
+    });
     if kind == ExchangeKind::Quay && secret.registry_username.is_none() {
         problems.add(Code::UsernameMissing, key::REGISTRY_USERNAME, "not set");
     }
@@ -340,10 +367,12 @@ fn exchange(
 fn audience(secret: &RepositorySecret, kind: ExchangeKind, problems: &mut Problems<'_>) -> String {
     let default = match kind {
         // Without an exchange a certificate is shown, which has no audience.
-        ExchangeKind::Quay | ExchangeKind::None => secret.url.host.name(),
+        ExchangeKind::Quay | ExchangeKind::Distribution | ExchangeKind::None => {
+            secret.url.host.name()
+        }
         ExchangeKind::Ecr | ExchangeKind::EcrPublic => "sts.amazonaws.com",
         ExchangeKind::Acr => "api://AzureADTokenExchange",
-        _ => "",
+        ExchangeKind::Passthrough | ExchangeKind::TokenExchange | ExchangeKind::Gar => "",
     };
     let audience = secret.audience.as_deref().unwrap_or(default);
     // The service account's annotation may name the provider in its place.
@@ -362,9 +391,14 @@ pub fn delivery(secret: &RepositorySecret) -> Delivery {
     }
 }
 
+/// What a client can read from a file that every project's pulls use.
 fn can_be_shared(secret: &RepositorySecret) -> bool {
-    let is_certificate = secret.credential == Some(CredentialKind::SpiffeCertificate);
-    secret.project.is_none() && secret.is_helm_oci() && !is_certificate
+    let has_realm = match exchange_kind(secret) {
+        Some(ExchangeKind::Distribution) => true,
+        Some(ExchangeKind::TokenExchange) => secret.registry_auth_url.is_some(),
+        _ => false,
+    };
+    secret.project.is_none() && secret.is_helm_oci() && !is_certificate(secret) && !has_realm
 }
 
 /// What the key of a Secret for the credential proxy is made from; `url` is its
@@ -414,25 +448,6 @@ fn credential(chosen: Option<CredentialKind>, provider: Provider) -> CredentialK
             CredentialKind::ServiceAccountToken
         }
     })
-}
-
-fn is_cloud_token_service(provider: Provider, host: &str) -> bool {
-    match provider {
-        Provider::Aws => {
-            let region = |suffix| {
-                host.strip_prefix("sts.")
-                    .and_then(|rest| rest.strip_suffix(suffix))
-                    .is_some_and(|region| !region.is_empty() && !region.contains('.'))
-            };
-            host == "sts.amazonaws.com" || region(".amazonaws.com") || region(".amazonaws.com.cn")
-        }
-        Provider::Gcp => matches!(host, "sts.googleapis.com" | "iamcredentials.googleapis.com"),
-        Provider::Azure => matches!(
-            host,
-            "login.microsoftonline.com" | "login.microsoftonline.us" | "login.chinacloudapi.cn"
-        ),
-        Provider::Spiffe | Provider::Oidc => false,
-    }
 }
 
 #[cfg(test)]

@@ -1,25 +1,43 @@
-//! Identity → credential. An identity token and a [`Trade`] flow in, a
-//! credential with its expiry or a named error flows out. One file per
-//! protocol; all of them use the one guarded client of [`http`].
+//! Identity → credential. A token and a [`Trade`] flow in, a credential with
+//! its real expiry or a named failure flows out. One file per protocol, each an
+//! [`Exchange`]; all of them reach the world through the one guarded client of
+//! [`http`].
+//!
+//! ```text
+//!  binding.spec ─▶ Trade::of ─▶ Exchange::exchange ──Outlet──▶ token service, registry
+//!                                      │
+//!                                      └─▶ Fresh<Credential> | Failure
+//! ```
 
+pub mod acr;
+pub mod distribution;
+pub mod ecr;
+pub mod gar;
 pub mod http;
+pub mod passthrough;
 pub mod quay;
+pub mod token_exchange;
+mod trade;
+
+use std::future::Future;
 
 use secrecy::SecretString;
 use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 
-use crate::demand::Trade;
-use crate::identity::Svid;
-use crate::refresh::Fresh;
-use http::Upstream;
+use crate::demand::Key;
+use crate::identity::{IdentityToken, Svid};
+use crate::refresh::{Failure, Fresh};
+use http::{Outlet, Upstream};
+
+pub use trade::Trade;
 
 /// What a consumer presents to its target.
 #[derive(Debug, Clone)]
 pub enum Credential {
     /// A user name and its secret (registries).
     Basic(BasicCredential),
-    /// A bearer token (clusters).
+    /// A bearer token: of a cluster, or for a registry's token realm alone.
     Bearer(SecretString),
     /// A client certificate (registries).
     Certificate {
@@ -30,39 +48,56 @@ pub enum Credential {
     },
 }
 
-/// Trades an identity for a credential.
+/// A protocol that trades an identity token for a registry's credential.
+pub trait Exchange {
+    /// Who is asked first, `host:port`: exchanges there share a limit, and
+    /// their outages.
+    fn upstream(&self) -> String;
+
+    /// Trades `identity`.
+    ///
+    /// # Errors
+    /// The named errors of the protocol, of the guard and of the network.
+    fn exchange(
+        &self,
+        outlet: &Outlet,
+        identity: &IdentityToken,
+    ) -> impl Future<Output = Result<Fresh<Credential>, Failure>> + Send;
+}
+
+/// Carries out the trade of `key` for one of its identities.
 ///
 /// # Errors
-/// The named errors of the protocol, of the address guard and of the network.
+/// Those of the [`Exchange`]; [`Code::CertificateNotUsable`] for a certificate
+/// that would have to be traded.
 pub async fn exchange(
     upstream: &Upstream,
-    trade: &Trade,
+    key: &Key,
     identity: Svid,
-) -> Result<Fresh<Credential>, Named> {
-    match (trade, identity) {
-        (Trade::Keep, Svid::Token(token)) => Ok(Fresh {
+) -> Result<Fresh<Credential>, Failure> {
+    let token = match identity {
+        Svid::Token(token) => token,
+        Svid::Certificate(certificate) if key.trade == Trade::Keep => {
+            return Ok(Fresh {
+                expires_at: certificate.expires_at,
+                credential: Credential::Certificate {
+                    certificates: certificate.certificates,
+                    key: certificate.key,
+                },
+            });
+        }
+        // `undeliverable` refuses such a binding long before.
+        Svid::Certificate(_) => {
+            let detail = format!("identity {}", key.subject);
+            return Err(Named::new(Code::CertificateNotUsable, detail).into());
+        }
+    };
+    let Some((kind, own)) = key.trade.place() else {
+        return Ok(Fresh {
             credential: Credential::Bearer(token.token),
             expires_at: token.expires_at,
-        }),
-        (Trade::Keep, Svid::Certificate(certificate)) => Ok(Fresh {
-            expires_at: certificate.expires_at,
-            credential: Credential::Certificate {
-                certificates: certificate.certificates,
-                key: certificate.key,
-            },
-        }),
-        (
-            Trade::Quay {
-                host,
-                auth_url,
-                username,
-            },
-            Svid::Token(token),
-        ) => quay::exchange(upstream, host, auth_url.as_deref(), username, &token).await,
-        // `undeliverable` refuses such a binding long before.
-        (Trade::Quay { host, .. }, Svid::Certificate(_)) => Err(Named::new(
-            Code::CertificateNotUsable,
-            format!("registry {host}"),
-        )),
-    }
+        });
+    };
+    let outlet = upstream.outlet(&key.namespace, kind, own);
+    key.trade.exchange(&outlet, &token).await
 }

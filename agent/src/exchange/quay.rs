@@ -4,39 +4,64 @@
 //! here (quay, `endpoints/oauth/robot_identity_federation.py`; the words are
 //! the upstream's).
 
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use shared::binding::Exchange as Parameters;
 use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 
-use super::Credential;
-use super::http::{Answer, Upstream, send};
+use super::http::{Answer, Outlet};
+use super::{Credential, Exchange, trade};
 use crate::identity::IdentityToken;
 use crate::jwt::Claims;
-use crate::refresh::Fresh;
+use crate::refresh::{Failure, Fresh};
 
 /// The endpoint on the registry's own host.
 const PATH: &str = "/oauth2/federation/robot/token";
 
-/// Trades an identity for the robot's password.
-///
-/// # Errors
-/// The named errors of the module; the detail has host, robot and upstream's words.
-pub async fn exchange(
-    upstream: &Upstream,
-    host: &RegistryHost,
-    auth_url: Option<&str>,
-    robot: &str,
-    identity: &IdentityToken,
-) -> Result<Fresh<Credential>, Named> {
-    let own = format!("https://{host}{PATH}");
-    let request = upstream
-        .get(auth_url.unwrap_or(&own), host)?
-        .basic_auth(robot, Some(identity.token.expose_secret()));
-    let answer = send(request, host).await?;
-    credential(&answer, host, robot, &identity.token)
+/// A robot that trusts the identity.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Quay {
+    /// The registry.
+    pub host: RegistryHost,
+    /// The federation endpoint, if not the registry's own.
+    pub auth_url: Option<String>,
+    /// The robot's full name.
+    pub robot: String,
+}
+
+impl Quay {
+    pub(super) fn of(parameters: &Parameters, host: &RegistryHost) -> Result<Self, Named> {
+        let robot = trade::username(parameters)?
+            .ok_or_else(|| Named::new(Code::UsernameMissing, "exchange.username is not set"))?;
+        Ok(Self {
+            host: host.clone(),
+            auth_url: parameters.auth_url.clone(),
+            robot,
+        })
+    }
+}
+
+impl Exchange for Quay {
+    fn upstream(&self) -> String {
+        trade::upstream(self.auth_url.as_deref(), &self.host)
+    }
+
+    async fn exchange(
+        &self,
+        outlet: &Outlet,
+        identity: &IdentityToken,
+    ) -> Result<Fresh<Credential>, Failure> {
+        let own = format!("https://{}{PATH}", self.host);
+        let request = outlet
+            .request(Method::GET, self.auth_url.as_deref().unwrap_or(&own))?
+            .basic_auth(&self.robot, Some(identity.token.expose_secret()));
+        let answer = outlet.send(request).await?;
+        credential(&answer, &self.host, &self.robot, &identity.token)
+            .map_err(|error| answer.failure(error))
+    }
 }
 
 #[derive(Deserialize)]
@@ -101,7 +126,8 @@ fn classify(status: StatusCode, words: &str) -> Code {
         match status.as_u16() {
             // Quay answers 500 to a key that is not RSA and to an unreadable JWKS.
             500 => Code::UnsupportedAlgorithm,
-            408 | 429 | 502..=504 => Code::ExchangeUnreachable,
+            429 => Code::ExchangeThrottled,
+            408 | 502..=504 => Code::ExchangeUnreachable,
             404 | 405 => Code::ExchangeUnreadable,
             _ => Code::ExchangeRejected,
         }
@@ -111,16 +137,13 @@ fn classify(status: StatusCode, words: &str) -> Code {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use zeroize::Zeroizing;
 
     use super::*;
+    use crate::exchange::http::answer_of;
     use crate::jwt::tests::token;
 
     fn answer(status: u16, body: &serde_json::Value) -> Result<Fresh<Credential>, Named> {
-        let answer = Answer {
-            status: StatusCode::from_u16(status).unwrap(),
-            body: Zeroizing::new(body.to_string().into_bytes()),
-        };
+        let answer = answer_of(status, body);
         let host = RegistryHost::parse("quay.test").unwrap();
         credential(&answer, &host, "prod+argocd", &"sent.jwt.x".into())
     }

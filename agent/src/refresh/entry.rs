@@ -10,7 +10,7 @@ use shared::errors::{Code, Named};
 
 use super::Outcome;
 use super::lease::{
-    COLD_CAP, Fresh, LONGEST_ATTEMPT, Lease, Now, REFUSED_CAP, cold_cap, cold_wait,
+    COLD_CAP, Failure, Fresh, LONGEST_ATTEMPT, Lease, Now, REFUSED_CAP, cold_cap, cold_wait,
 };
 
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
     /// which comes within `cap` while there is no credential.
     fn renew(
         &mut self,
-        credential: Option<Result<Fresh<C>, Named>>,
+        credential: Option<Result<Fresh<C>, Failure>>,
         now: Now,
         jitter: f64,
         serial: u64,
@@ -138,6 +138,7 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
                     Code::ExchangeUnreadable,
                     format!("the credential expired at {expires_at}, before it arrived"),
                 )
+                .into()
             })
         });
         match lease {
@@ -155,7 +156,9 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
             // Without a credential every holder has an error of its own.
             failed => {
                 self.retry(cap, now, jitter);
-                self.error = failed.and_then(Result::err);
+                self.error = failed
+                    .and_then(Result::err)
+                    .map(|failure: Failure| failure.error);
             }
         }
     }

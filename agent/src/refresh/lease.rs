@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use shared::errors::Code;
+use shared::errors::{Code, Named};
 
 /// A reading of both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,24 @@ pub struct Fresh<C> {
     pub credential: C,
     /// Its real expiry.
     pub expires_at: Timestamp,
+}
+
+/// Why there is no credential.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The reason.
+    pub error: Named,
+    /// How long the upstream wants to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<Named> for Failure {
+    fn from(error: Named) -> Self {
+        Self {
+            error,
+            retry_after: None,
+        }
+    }
 }
 
 /// A credential and its schedule.

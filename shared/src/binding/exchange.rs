@@ -40,6 +40,16 @@ impl Exchange {
             account: None,
         }
     }
+
+    /// Whether what comes of it is shown to the registry's token realm, once
+    /// for each scope, and never to the registry itself.
+    pub fn has_realm(&self) -> bool {
+        match self.kind {
+            ExchangeKind::Distribution => true,
+            ExchangeKind::TokenExchange => self.auth_url.is_some(),
+            _ => false,
+        }
+    }
 }
 
 /// Who the identity is at its cloud, from annotations of the service account.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use agent::acquire::Acquirer;
 use agent::demand::{Binding, BindingRef, Bindings, Consumer, View};
 use agent::engine::{Clock, Engine, Handle, channel};
-use agent::exchange::http::Upstream;
+use agent::exchange::http::{Settings, Upstream};
 use agent::report::Reports;
 use harness::spire::{Fault, Scope, Spire};
 use jiff::Timestamp;
@@ -34,7 +34,7 @@ struct Node {
 impl Node {
     async fn start(scene: &Scene, projects: &[&str]) -> Self {
         let volume = tempfile::tempdir_in("/dev/shm").unwrap();
-        let upstream = Upstream::new(AllowList::default(), None).unwrap();
+        let upstream = Upstream::new(Settings::new(AllowList::default()), None).unwrap();
         let acquirer = Acquirer::new(scene.sources(), upstream);
         let (reports, reported) = watch::channel(Reports::default());
         let (bindings, current) = watch::channel(None);

@@ -91,31 +91,18 @@ async fn what_the_credential_proxy_delivers_is_issued(scene: &Scene) -> Result<(
 async fn what_cannot_be_delivered_is_not_issued(scene: &Scene) -> Result<()> {
     let bench = Bench::new(scene, "undelivered").await?;
     let rest = &bench.rest;
-    for (name, changes, code) in [
-        (
-            "identity-x509",
-            ("workloadIdentityCredential", "SpiffeCertificate"),
-            Code::CertificateNotUsable,
-        ),
-        (
-            "identity-distribution",
-            (
-                "workloadIdentityRegistryAuthURL",
-                "https://identity-distribution.example.test/token",
-            ),
-            Code::ExchangeNotAvailable,
-        ),
-    ] {
-        let stored: Value = serde_json::from_str(&repository(name, &[changes]))?;
-        rest.create(&secrets(ARGOCD), &stored).await?;
-        let ask = Ask {
-            binding: name.to_owned(),
-            ..bench.granted()
-        };
-        let message = bench.api.refuses(&ask, 409, code).await?;
-        ensure!(message.contains(name), "{message}");
-        rest.delete(&format!("{}/{name}", secrets(ARGOCD))).await?;
-    }
+    let name = "identity-x509";
+    let changes = [("workloadIdentityCredential", "SpiffeCertificate")];
+    let stored: Value = serde_json::from_str(&repository(name, &changes))?;
+    rest.create(&secrets(ARGOCD), &stored).await?;
+    let ask = Ask {
+        binding: name.to_owned(),
+        ..bench.granted()
+    };
+    let code = Code::CertificateNotUsable;
+    let message = bench.api.refuses(&ask, 409, code).await?;
+    ensure!(message.contains(name), "{message}");
+    rest.delete(&format!("{}/{name}", secrets(ARGOCD))).await?;
     bench.close().await
 }
 

@@ -294,11 +294,14 @@ fn what_spire_never_issues_is_not_registered() {
     let found = collected(&token);
     assert_eq!((found.iter().len(), found.problems.len()), (0, 0));
     // Nobody asks for what cannot be delivered.
-    let found = collected(&secret("workloadIdentityProvider: spiffe"));
+    let certificate = secret(&format!(
+        "workloadIdentityProvider: spiffe, workloadIdentityCredential: SpiffeCertificate, {quay}"
+    ));
+    let found = collected(&certificate);
     assert_eq!(found.iter().len(), 0);
     assert_eq!(
         found.problems[0].code,
-        shared::errors::Code::ExchangeNotAvailable
+        shared::errors::Code::CertificateNotUsable
     );
     // A certificate is SPIRE's.
     let found = collected(&secret(
