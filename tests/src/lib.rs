@@ -14,6 +14,7 @@
 //!   argocd, sandboxed_container stock Argo CD in the pods' environment
 //!   scene, node_scene           all of it: without a node, and on a real one
 //!   identities                  who gives identities, and whom registry and remote cluster trust
+//!   upstreams                   token services and registries around the agent's exchanges
 //!   targets                     what Argo CD pulls from and deploys to
 //! ```
 
@@ -49,3 +50,4 @@ pub mod spire;
 pub mod targets;
 pub mod teams;
 pub mod trials;
+pub mod upstreams;
