@@ -19,6 +19,7 @@
 //! - [`exchange::http`] is the only way of an identity token to a registry.
 
 pub mod acquire;
+pub mod authorities;
 pub mod bindings;
 pub mod config;
 pub mod csi;

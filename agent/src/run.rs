@@ -21,7 +21,7 @@ use crate::identity::control_plane::ControlPlane;
 use crate::identity::sources::Sources;
 use crate::report::Reports;
 use crate::store::Program;
-use crate::{bindings, csi, health, notices, status};
+use crate::{authorities, bindings, csi, health, notices, status};
 
 /// Reads arguments and environment, and runs until SIGTERM or SIGINT.
 ///
@@ -65,7 +65,7 @@ pub async fn run(
         config.spiffe.issuer.clone(),
     );
     let identities = Sources::start(control_plane, config.spiffe);
-    let (_authorities, authorities) = watch::channel(Arc::default());
+    let (roots, authorities) = watch::channel(Arc::default());
     let settings = http::Settings {
         proxy: config.proxy,
         authorities,
@@ -120,6 +120,7 @@ pub async fn run(
         config.node_name.clone(),
         maps,
     ));
+    let trust = tokio::spawn(authorities::watch(client.clone(), roots));
     let tell = tokio::spawn(notices::tell(
         client.clone(),
         config.node_name.clone(),
@@ -139,6 +140,7 @@ pub async fn run(
         result = serve => result,
         ended = engine => ended.context("the engine broke off"),
         ended = watch => ended.context("the watch of bindings broke off"),
+        ended = trust => ended.context("the watch of argocd-tls-certs-cm broke off"),
         ended = tell => ended.context("the writer of events broke off"),
         ended = write => ended.context("the status writer broke off"),
         result = health::serve(health, readiness) => result,

@@ -118,6 +118,44 @@ fn one_audience_at_two_hosts() {
     assert_eq!(conflict(here, path), None, "same host, same identity");
 }
 
+/// A registry in a cloud, by this exchange.
+fn cloud(kind: &str, host: &str, audience: &str) -> Value {
+    let spec = with(quay(host), "/identity/audience", json!(audience));
+    with(spec, "/exchange", json!({"type": kind}))
+}
+
+#[test]
+fn a_clouds_audience_is_that_clouds_alone() {
+    const STS: &str = "sts.amazonaws.com";
+    let east = cloud("ecr", "1.dkr.ecr.us-east-1.amazonaws.com", STS);
+    let west = cloud("ecr", "1.dkr.ecr.us-west-2.amazonaws.com", STS);
+    assert_eq!(conflict(east.clone(), west.clone()), None);
+    assert_eq!(
+        conflict(east.clone(), cloud("ecr-public", "public.ecr.aws", STS)),
+        None
+    );
+    let mut own = west;
+    own["exchange"]["tokenUrl"] = json!("https://sts.us-gov-west-1.amazonaws.com/");
+    assert_eq!(conflict(east.clone(), own.clone()), None);
+    own["exchange"]["tokenUrl"] = json!("https://sts.example.org/");
+    assert_eq!(
+        conflict(east.clone(), own),
+        Some(Code::AudienceConflict),
+        "a token service of somebody else"
+    );
+    for other in [
+        cloud("passthrough", "zot.example.org", STS),
+        cloud("gar", "us-docker.pkg.dev", STS),
+        cluster("https://spoke.example.org", STS),
+    ] {
+        assert_eq!(
+            conflict(east.clone(), other.clone()),
+            Some(Code::AudienceConflict),
+            "{other}: it could become the role"
+        );
+    }
+}
+
 #[test]
 fn one_host_with_two_identities_in_a_pod_wide_file() {
     let a = quay("quay.example.org");

@@ -269,3 +269,111 @@ fn a_proxy_with_a_password_and_a_project_that_nobody_reads_are_refused() {
     let project = ("project", "prod");
     assert_eq!(codes("repo-creds", &with(project)), [Code::ProjectIgnored]);
 }
+
+/// What the Secret says decides, and nothing else.
+#[test]
+fn urls_and_provider_decide_the_exchange() {
+    use ExchangeKind::{Distribution, Passthrough, Quay, TokenExchange};
+    const FEDERATION: &str = "https://quay.example.org/oauth2/federation/robot/token";
+    const REALM: &str = "https://quay.example.org/v2/token";
+    const TOKENS: &str = "https://lab.example.org/token";
+    for (provider, auth_url, token_url, expected, delivery) in [
+        ("spiffe", None, None, Passthrough, Delivery::DockerConfig),
+        (
+            "spiffe",
+            Some(FEDERATION),
+            None,
+            Quay,
+            Delivery::DockerConfig,
+        ),
+        ("spiffe", Some(REALM), None, Distribution, Delivery::Proxy),
+        (
+            "spiffe",
+            None,
+            Some(TOKENS),
+            TokenExchange,
+            Delivery::DockerConfig,
+        ),
+        (
+            "spiffe",
+            Some(REALM),
+            Some(TOKENS),
+            TokenExchange,
+            Delivery::Proxy,
+        ),
+        ("oidc", Some(FEDERATION), None, Quay, Delivery::DockerConfig),
+        ("oidc", Some(REALM), None, Distribution, Delivery::Proxy),
+        (
+            "oidc",
+            None,
+            Some(TOKENS),
+            TokenExchange,
+            Delivery::DockerConfig,
+        ),
+        (
+            "oidc",
+            Some(REALM),
+            Some(TOKENS),
+            TokenExchange,
+            Delivery::Proxy,
+        ),
+    ] {
+        let mut pairs = with(&QUAY, "workloadIdentityProvider", provider);
+        pairs.retain(|(name, _)| *name != "workloadIdentityRegistryAuthURL");
+        pairs.push(("workloadIdentityAudience", "registry"));
+        pairs.extend(auth_url.map(|url| ("workloadIdentityRegistryAuthURL", url)));
+        pairs.extend(token_url.map(|url| ("workloadIdentityTokenURL", url)));
+        let spec = derive("repository", &pairs).unwrap();
+        let found = (spec.exchange.kind, spec.delivery);
+        assert_eq!(
+            found,
+            (expected, delivery),
+            "{provider} {auth_url:?} {token_url:?}"
+        );
+        assert_eq!(shared::binding::undeliverable("x", &spec), None);
+        if delivery == Delivery::Proxy {
+            pairs.push(("workloadIdentityDelivery", "docker-config"));
+            assert_eq!(codes("repository", &pairs), [Code::DeliveryRefused]);
+        }
+    }
+}
+
+#[test]
+fn a_clouds_credential_goes_to_its_clouds_registries() {
+    let at = |provider, url| {
+        let pairs = [
+            ("type", "helm"),
+            ("url", url),
+            ("workloadIdentityProvider", provider),
+        ];
+        derive("repository", &pairs).map(|spec| spec.exchange.kind)
+    };
+    for (provider, url, expected) in [
+        ("gcp", "oci://us-docker.pkg.dev/p/charts", ExchangeKind::Gar),
+        ("gcp", "oci://lab.example.org/p/charts", ExchangeKind::Gar),
+        ("azure", "oci://acme.azurecr.io/charts", ExchangeKind::Acr),
+        (
+            "aws",
+            "oci://public.ecr.aws/a/charts",
+            ExchangeKind::EcrPublic,
+        ),
+        // By another name of the user's own: its region is unknown.
+        (
+            "aws",
+            "oci://registry.example.org/charts",
+            ExchangeKind::Ecr,
+        ),
+    ] {
+        assert_eq!(at(provider, url), Ok(expected), "{url}");
+    }
+    for (provider, url) in [
+        ("gcp", "oci://docker.pkg.dev.example.org/p/charts"),
+        ("gcp", "oci://acme.azurecr.io/charts"),
+        ("azure", "oci://us-docker.pkg.dev/p/charts"),
+        ("azure", "oci://azurecr.example.org/charts"),
+    ] {
+        let errors = at(provider, url).unwrap_err();
+        assert_eq!(errors[0].code, Code::HostNotAllowed, "{url}");
+        assert!(errors[0].detail.contains("key url"), "{errors:?}");
+    }
+}

@@ -34,6 +34,7 @@ async fn agents_read_bindings_and_report(scene: &Scene) -> Result<()> {
         let expected = [
             "create,patch events.k8s.io/events",
             "get,list,watch workload-identity.dev/credentialbindings",
+            "list,watch /configmaps argocd-tls-certs-cm",
             "patch workload-identity.dev/credentialbindings/status",
         ];
         ensure!(rules == set(&expected), "{namespace}: {rules:?}");
@@ -57,6 +58,11 @@ async fn agents_read_bindings_and_report(scene: &Scene) -> Result<()> {
     for path in ["/api/v1/secrets", "/api/v1/pods", "/api/v1/nodes"] {
         refused(get(&agent, path).await, FORBIDDEN, &path)?;
     }
+    let roots = "/api/v1/configmaps?fieldSelector=metadata.name%3D";
+    let others = format!("{roots}argocd-cm");
+    refused(get(&agent, &others).await, FORBIDDEN, &others)?;
+    let path = format!("{roots}argocd-tls-certs-cm");
+    get(&agent, &path).await.context(path)?;
     let agent = Rest::new(agent);
     for (namespace, account) in [
         (ARGOCD, "argocd-repo-server"),
