@@ -50,11 +50,6 @@ impl Chart<'_> {
         let config = json!({ "auths": { to.host: { "auth": login } } });
         create(folder.clone())?;
         write(&folder.join("registry.json"), &config.to_string())?;
-        let name = to.host.split(':').next().unwrap_or(to.host);
-        write(
-            &folder.join("hosts"),
-            &format!("127.0.0.1 localhost {name}\n"),
-        )?;
 
         let package = self.package(helm, &folder, &folder)?;
         output(

@@ -13,6 +13,7 @@
 //!   trials                      what a tier's main does with its cases
 //!   argocd, sandboxed_container stock Argo CD in the pods' environment
 //!   scene, node_scene           all of it: without a node, and on a real one
+//!   guides                      the hosts that the public guides name
 //!   identities                  who gives identities, and whom registry and remote cluster trust
 //!   upstreams                   token services and registries around the agent's exchanges
 //!   targets                     what Argo CD pulls from and deploys to
@@ -29,6 +30,7 @@ pub mod control_plane;
 pub mod demo;
 mod folders;
 pub mod generations;
+pub mod guides;
 pub mod identities;
 pub mod images;
 pub mod installation;

@@ -16,6 +16,7 @@ use crate::binaries::Binaries;
 use crate::code;
 use crate::control_plane::{self, ControlPlane, apply};
 use crate::folders::create;
+use crate::guides;
 use crate::identities::{Choice, OIDC_HOST, Source, Trust};
 use crate::installation::{self, Installation, Plan};
 use crate::node::{self, Node};
@@ -119,7 +120,7 @@ impl Surroundings {
             authority: &self.targets.authority,
             plan: self.plan.clone(),
             argocd_namespaces: &[ARGOCD],
-            allowed_hosts: &self.targets.allowed_hosts(),
+            allowed_hosts: &(self.targets.allowed_hosts() + &guides::allowed_hosts()),
             token_lifetime: lives.identity,
             kubelet: &self.kubelet(),
             environment: &[],
@@ -133,16 +134,22 @@ impl Surroundings {
     /// # Errors
     /// As [`ArgoCd::start`].
     pub async fn argocd(&self, peers: &Peers, binaries: &Binaries) -> Result<ArgoCd> {
+        let own = [quay::HOST, code::HOST].map(|host| (host, Ipv4Addr::LOCALHOST));
+        let hosts = own.into_iter().chain(guides::HOSTS);
+        let hosts: Vec<_> = hosts
+            .map(|(host, address)| (host.to_owned(), address))
+            .collect();
         ArgoCd::start(argocd::Options {
             peers,
             control_plane: &self.control_plane,
             node: Arc::clone(&self.node),
             namespace: ARGOCD,
             folder: &create(self.folder.join("argocd"))?,
-            trusted: [quay::HOST, code::HOST]
-                .map(|host| (host.to_owned(), self.targets.authority.pem().to_owned()))
-                .into(),
-            hosts: [quay::HOST, code::HOST].map(str::to_owned).into(),
+            trusted: hosts
+                .iter()
+                .map(|(host, _)| (host.clone(), self.targets.authority.pem().to_owned()))
+                .collect(),
+            hosts,
             credential_proxy: binaries.credential_proxy(),
         })
         .await

@@ -2,7 +2,7 @@
 //! Argo CD that uses both.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,7 +91,13 @@ impl Targets {
         };
         let (remote, quay) = tokio::try_join!(
             RemoteCluster::start(folder, peers, etcd, "remote", address, &issuer),
-            registry(folder.join("quay"), peers, address, &authority, robot_life)
+            registry(
+                folder.join("quay"),
+                peers,
+                anywhere(address),
+                &authority,
+                robot_life
+            )
         )?;
         Ok(Self {
             remote,
@@ -141,7 +147,24 @@ impl Targets {
     /// As [`Quay::start`].
     pub async fn registry(&self, peers: &Peers, name: &str, robot_life: Duration) -> Result<Quay> {
         let folder = self.folder.join("registries").join(name);
-        registry(folder, peers, self.address, &self.authority, robot_life).await
+        let place = anywhere(self.address);
+        registry(folder, peers, place, &self.authority, robot_life).await
+    }
+
+    /// The same under a host name and at a place of its own, with Quay's own lifetimes.
+    ///
+    /// # Errors
+    /// As [`Quay::start`].
+    pub async fn named(
+        &self,
+        peers: &Peers,
+        name: &str,
+        host: &str,
+        address: SocketAddrV4,
+    ) -> Result<Quay> {
+        let folder = self.folder.join("registries").join(name);
+        let life = Lifetimes::default().robot;
+        registry(folder, peers, (host, address), &self.authority, life).await
     }
 
     /// Starts a registry that serves whoever has a certificate of one of the authorities (PEM), under the host name of the
@@ -277,15 +300,16 @@ impl Targets {
 async fn registry(
     folder: PathBuf,
     peers: &Peers,
-    address: Ipv4Addr,
+    (host, address): (&str, SocketAddrV4),
     authority: &Authority,
     robot_life: Duration,
 ) -> Result<Quay> {
     let options = quay::Options {
         registry: peers.registry(),
+        host,
         address,
         folder: &folder,
-        certificate: &authority.issue(&[quay::HOST])?,
+        certificate: &authority.issue(&[host])?,
         authority: authority.pem(),
         lifetimes: Lifetimes {
             robot: robot_life,
@@ -293,6 +317,11 @@ async fn registry(
         },
     };
     Quay::start(options).await
+}
+
+/// The private registry's name, at a free port.
+fn anywhere(address: Ipv4Addr) -> (&'static str, SocketAddrV4) {
+    (quay::HOST, SocketAddrV4::new(address, 0))
 }
 
 /// The SPIFFE ID of a service account's name in namespace `argocd`.

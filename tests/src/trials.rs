@@ -52,6 +52,9 @@ pub trait Scene: Sized + Send + Sync + 'static {
     /// Names that lead to this machine, for [`Sandbox::enter`].
     const NAMES: &'static [&'static str];
 
+    /// Names with addresses of their own.
+    const OTHERS: &'static [(&'static str, Ipv4Addr)] = &[];
+
     /// How many trials run at a time, unless the command line says otherwise.
     const THREADS: usize;
 
@@ -222,7 +225,7 @@ fn run<S: Scene>(mut cases: Vec<Case<S>>) -> Result<ExitCode> {
         Sandbox::require_root()?;
         S::outside()?;
     }
-    let sandbox = Sandbox::enter(S::ISOLATION, S::ADDRESS, S::NAMES)?;
+    let sandbox = Sandbox::enter(S::ISOLATION, S::ADDRESS, S::NAMES, S::OTHERS)?;
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_provider| anyhow!("another crypto provider is installed already"))?;

@@ -16,6 +16,7 @@ mod setup;
 mod sidecars;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,8 +84,8 @@ pub struct Options<'a> {
     pub folder: &'a Path,
     /// For argocd-tls-certs-cm: PEM certificates to trust, by host name without port.
     pub trusted: BTreeMap<String, String>,
-    /// Names that resolve to loopback for its processes, such as a registry's.
-    pub hosts: Vec<String>,
+    /// What names resolve to for its processes, such as a registry's.
+    pub hosts: Vec<(String, Ipv4Addr)>,
     /// The program that is the image of the credential proxy's container.
     pub credential_proxy: PathBuf,
 }
@@ -111,7 +112,7 @@ struct Settings {
     folder: PathBuf,
     image: Image,
     sidecar_image: Image,
-    hosts: Vec<String>,
+    hosts: Vec<(String, Ipv4Addr)>,
     api_server_port: u16,
     ports: HashMap<Component, Ports>,
     http: reqwest::Client,
@@ -323,7 +324,6 @@ impl Settings {
         image: &Image,
         extra_args: &[String],
     ) -> Result<SandboxedContainer> {
-        let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
         SandboxedContainer::start(sandboxed_container::Options {
             node: &self.node,
             pod,
@@ -331,7 +331,7 @@ impl Settings {
             folder: &self.folder,
             image,
             api_server_port: self.api_server_port,
-            hosts: &hosts,
+            hosts: &self.hosts,
             extra_args,
         })
         .await

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -105,14 +106,14 @@ pub(super) fn image(peers: &Peers, folder: &Path) -> Result<Image> {
 }
 
 /// The services by which Argo CD's components know each other, and what the caller wants.
-pub(super) fn hosts(wanted: Vec<String>) -> Vec<String> {
+pub(super) fn hosts(wanted: Vec<(String, Ipv4Addr)>) -> Vec<(String, Ipv4Addr)> {
     [
         "argocd-redis",
         "argocd-repo-server",
         "argocd-server",
         "argocd-dex-server",
     ]
-    .map(str::to_owned)
+    .map(|name| (name.to_owned(), Ipv4Addr::LOCALHOST))
     .into_iter()
     .chain(wanted)
     .collect()

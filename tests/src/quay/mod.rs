@@ -20,7 +20,7 @@ mod tests;
 mod tokens;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,7 +47,7 @@ use journal::Journal;
 pub(crate) use journal::lock;
 use tokens::{Access, SigningKey};
 
-/// The host name of the stand-in. Nothing resolves it but the tests' own hosts files and clients.
+/// The stand-in's host name, unless it has another. Nothing resolves it but the tests' own hosts files and clients.
 pub const HOST: &str = "quay.example.test";
 
 /// How long the two kinds of tokens live.
@@ -110,11 +110,13 @@ pub(crate) struct State {
 pub struct Options<'a> {
     /// The distribution registry's binary.
     pub registry: &'a Path,
-    /// Where it listens, at a free port: loopback, or an address that pods can reach.
-    pub address: Ipv4Addr,
+    /// The name that clients know it by.
+    pub host: &'a str,
+    /// Where it listens: loopback, or an address that pods can reach; at port 0 for a free one.
+    pub address: SocketAddrV4,
     /// An empty folder of its own.
     pub folder: &'a Path,
-    /// A serving certificate for [`HOST`].
+    /// A serving certificate for its name.
     pub certificate: &'a ServerCertificate,
     /// The authority that identity issuers' certificates chain to (PEM).
     pub authority: &'a str,
@@ -129,14 +131,17 @@ impl Quay {
     /// When a port cannot be had, the certificate cannot be read, or the registry does not get ready.
     pub async fn start(options: Options<'_>) -> Result<Self> {
         let listener =
-            TcpListener::bind((options.address, 0)).context("no port for the Quay stand-in")?;
+            TcpListener::bind(options.address).context("no port for the Quay stand-in")?;
         listener
             .set_nonblocking(true)
             .context("could not prepare the Quay stand-in's socket")?;
         let address = listener
             .local_addr()
             .context("the Quay stand-in's socket has no address")?;
-        let service = format!("{HOST}:{}", address.port());
+        let service = match address.port() {
+            443 => options.host.to_owned(),
+            port => format!("{}:{port}", options.host),
+        };
 
         let registry_key = SigningKey::generate("registry")?;
         let registry = Registry::start(
@@ -159,7 +164,7 @@ impl Quay {
             robot_key: Mutex::new(Arc::new(SigningKey::generate("robots-1")?)),
             registry_key,
             journal: Journal::default(),
-            issuers: issuer_client(options.authority, options.address)?,
+            issuers: issuer_client(options.authority, *options.address.ip())?,
             upstream: client()
                 .build()
                 .context("could not make the client of the real registry")?,

@@ -65,14 +65,24 @@ impl Sandbox {
     /// Returns inside the namespaces, or not at all: the outer process ends with the inner one's exit
     /// code. Call it first in `main`, before any thread.
     ///
-    /// Inside, `quay.example.test` and `names` resolve to `address`.
+    /// Inside, `quay.example.test` and `names` resolve to `address`, and `others` to their own.
     ///
     /// # Errors
     /// When the caller is not root, or a namespace, mount or folder cannot be made.
-    pub fn enter(isolation: Isolation, address: Ipv4Addr, names: &[&str]) -> Result<Self> {
+    pub fn enter(
+        isolation: Isolation,
+        address: Ipv4Addr,
+        names: &[&str],
+        others: &[(&str, Ipv4Addr)],
+    ) -> Result<Self> {
         match env::var(ROLE).as_deref() {
             Ok("inside") => Ok(Self { run: run_folder()? }),
-            Ok("init") => exit(init(isolation, address, names)?),
+            Ok("init") => {
+                let names = [REGISTRY_HOST].iter().chain(names);
+                let names = names.map(|name| (*name, address));
+                let hosts: Vec<_> = names.chain(others.iter().copied()).collect();
+                exit(init(isolation, &hosts)?)
+            }
             _ => exit(outer(isolation)?),
         }
     }
@@ -193,9 +203,9 @@ async fn supervise(isolation: Isolation, run: &Path) -> Result<i32> {
     Ok(128 + Signal::KILL.as_raw())
 }
 
-fn init(isolation: Isolation, address: Ipv4Addr, names: &[&str]) -> Result<i32> {
+fn init(isolation: Isolation, hosts: &[(&str, Ipv4Addr)]) -> Result<i32> {
     let run = run_folder()?;
-    private_hosts(&run, address, names)?;
+    private_hosts(&run, hosts)?;
     if isolation == Isolation::Node {
         node::prepare(&run)?;
     }
@@ -237,12 +247,12 @@ fn reap(run: Pid) -> Result<Option<i32>> {
 }
 
 /// Binds a copy of the machine's hosts file, with the names added, over it: in this mount namespace only.
-fn private_hosts(run: &Path, address: Ipv4Addr, names: &[&str]) -> Result<()> {
+fn private_hosts(run: &Path, names: &[(&str, Ipv4Addr)]) -> Result<()> {
     let mut hosts = fs::read_to_string(HOSTS).with_context(|| format!("read {HOSTS}"))?;
     if !hosts.ends_with('\n') {
         hosts.push('\n');
     }
-    for name in [REGISTRY_HOST].iter().chain(names) {
+    for (name, address) in names {
         hosts.push_str(&format!("{address} {name}\n"));
     }
     cover(&run.join("hosts"), &hosts, Path::new(HOSTS))

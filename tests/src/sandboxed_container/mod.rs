@@ -20,6 +20,7 @@ mod volumes;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -63,7 +64,7 @@ pub struct Options<'a> {
     /// The API server's port on loopback, as KUBERNETES_SERVICE_PORT.
     pub api_server_port: u16,
     /// Names that resolve to loopback inside, besides `localhost`: services, registries.
-    pub hosts: &'a [&'a str],
+    pub hosts: &'a [(String, Ipv4Addr)],
     /// Appended to the container's own arguments. Nothing else is added to what the spec says.
     pub extra_args: &'a [String],
 }

@@ -161,8 +161,8 @@ fn public_folder(folder: &Path) -> [OsString; 4] {
 fn own_files(options: &Options<'_>) -> [(&'static str, String); 4] {
     let (user, home) = (options.image.user, options.image.home.display());
     let mut hosts = "127.0.0.1 localhost\n".to_owned();
-    for name in options.hosts {
-        hosts.push_str(&format!("127.0.0.1 {name}\n"));
+    for (name, address) in options.hosts {
+        hosts.push_str(&format!("{address} {name}\n"));
     }
     [
         ("hosts", hosts),

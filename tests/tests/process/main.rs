@@ -14,6 +14,7 @@ mod argocd;
 mod bad_input;
 mod csi_sanity;
 mod demo;
+mod guides;
 mod identity;
 mod injection;
 mod isolation;
@@ -38,6 +39,7 @@ fn cases() -> Vec<Case> {
     [
         rotation::cases(),
         isolation::cases(),
+        guides::cases(),
         argocd::cases(),
         injection::cases(),
         workloads::cases(),

@@ -56,9 +56,14 @@ fn play(arguments: &Arguments) -> Result<()> {
             Sandbox::require_root()?;
             node_scene::Prepared::new()?;
         }
-        Sandbox::enter(Isolation::Node, ADDRESS, &node_scene::HOSTS)?
+        Sandbox::enter(Isolation::Node, ADDRESS, &node_scene::HOSTS, &[])?
     } else {
-        Sandbox::enter(Isolation::Processes, Ipv4Addr::LOCALHOST, &scene::HOSTS)?
+        Sandbox::enter(
+            Isolation::Processes,
+            Ipv4Addr::LOCALHOST,
+            &scene::HOSTS,
+            &[],
+        )?
     };
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
