@@ -5,6 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use shared::{
     allow_list::AllowList,
     annotations::PodOptions,
+    clouds::{aws::{self, EcrHost}, azure, gcp},
     exec_credential::ApiVersion,
     layout,
     registry::{RegistryHost, RepositoryReference},
@@ -13,6 +14,12 @@ use shared::{
 
 fuzz_target!(|text: &str| {
     if let Ok(host) = RegistryHost::parse(text) {
+        // What is in a cloud's domain is one thing there, or nothing.
+        let (registry, name) = (EcrHost::parse(&host), host.name());
+        assert!(registry.is_none() || !(aws::is_sts(name) || aws::is_ecr_api(name)));
+        assert!(registry.is_none_or(|it| aws::is_sts(&format!("sts.{}.amazonaws.com", it.region))));
+        assert!(!(gcp::is_registry(name) && gcp::is_token_service(name)));
+        assert!(azure::authority(name).is_none_or(azure::is_authority));
         assert_eq!(RegistryHost::parse(host.as_str()), Ok(host));
     }
     if let Ok(reference) = RepositoryReference::parse(text) {
