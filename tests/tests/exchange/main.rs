@@ -7,4 +7,5 @@
     reason = "helpers of tests are tests"
 )]
 
+mod aws;
 mod guard;
