@@ -64,7 +64,9 @@ async fn motos_sts_and_ecr_answer_the_sdk_and_accept_its_signatures() {
         .error;
     // moto refuses in XML whatever the protocol, so the code is lost.
     assert!(
-        error.detail.contains("GetAuthorizationToken: HTTP status 403"),
+        error
+            .detail
+            .contains("GetAuthorizationToken: HTTP status 403"),
         "{error}"
     );
 }
