@@ -72,13 +72,18 @@ impl Claims {
         Timestamp::from_second(self.iat.as_ref()?.0).ok()
     }
 
+    /// The token's audiences, as they are written.
+    pub fn audiences(&self) -> &[String] {
+        match &self.aud {
+            Some(Audience::One(one)) => std::slice::from_ref(one),
+            Some(Audience::Several(several)) => several,
+            None => &[],
+        }
+    }
+
     /// Whether `audience` is one of the token's audiences.
     pub fn is_for(&self, audience: &str) -> bool {
-        match &self.aud {
-            Some(Audience::One(one)) => one == audience,
-            Some(Audience::Several(several)) => several.iter().any(|it| it == audience),
-            None => false,
-        }
+        self.audiences().iter().any(|it| it == audience)
     }
 }
 

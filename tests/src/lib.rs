@@ -16,11 +16,13 @@
 //!   guides                      the hosts that the public guides name
 //!   identities                  who gives identities, and whom registry and remote cluster trust
 //!   upstreams                   token services and registries around the agent's exchanges
+//!   aws, moto                   a scripted AWS, and a real program that speaks its protocols
 //!   targets                     what Argo CD pulls from and deploys to
 //! ```
 
 pub mod admission;
 pub mod argocd;
+pub mod aws;
 pub mod binaries;
 pub mod bindings;
 pub mod chart;
@@ -34,6 +36,7 @@ pub mod guides;
 pub mod identities;
 pub mod images;
 pub mod installation;
+pub mod moto;
 pub mod node;
 pub mod node_scene;
 pub mod packages;

@@ -42,6 +42,9 @@ const NEEDED_FOR_NODE: &[(&str, &str)] = &[
     (BRIDGE_PLUGIN, "containernetworking-plugins"),
 ];
 
+/// What installs and runs the peers that Python has.
+const NEEDED_FOR_PYTHON: &[(&str, &str)] = &[("python3", "python3"), ("pip3", "python3-pip")];
+
 /// One of the plugins of containernetworking-plugins.
 const BRIDGE_PLUGIN: &str = "/usr/lib/cni/bridge";
 
@@ -59,6 +62,14 @@ pub fn ensure() -> Result<()> {
 /// As [`ensure`].
 pub fn ensure_for_node() -> Result<()> {
     provide(&[NEEDED, NEEDED_FOR_NODE].concat())
+}
+
+/// As [`ensure`], for the peers that Python has and nothing else.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_for_python() -> Result<()> {
+    provide(NEEDED_FOR_PYTHON)
 }
 
 fn provide(programs: &[(&'static str, &'static str)]) -> Result<()> {

@@ -1,12 +1,13 @@
-//! The real Go programs that the tests talk to, built from module files under `tests/peers`.
+//! The real programs that the tests talk to, built from module files under `tests/peers`.
 //!
 //! A module file locks one upstream release (a `tool` directive and go.sum); `go build` gets the
 //! source from the module proxy. The binaries are kept in the user's cache folder, keyed by all that decides
 //! their content, so that a clean checkout finds those of an earlier one. A first run takes about
-//! half an hour on two cores.
+//! half an hour on two cores. One program is Python's, from a list of exact versions, and kept in the same way.
 
 mod build;
 mod programs;
+mod python;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,8 @@ use self::programs::{
     ARGOCD, CONTAINERD, CONTAINERD_SHIM, COREDNS, CSI_SANITY, CTR, ETCD, HELM, KUBE_APISERVER,
     KUBE_CONTROLLER_MANAGER, KUBE_PROXY, KUBE_SCHEDULER, KUBECTL, KUBELET, REGISTRY,
 };
+
+pub use self::python::moto;
 
 /// Paths of all peers, each built.
 #[derive(Debug, Clone)]

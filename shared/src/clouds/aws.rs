@@ -9,15 +9,22 @@ pub const DEFAULT_REGION: &str = "us-east-1";
 pub const ECR_PUBLIC: &str = "public.ecr.aws";
 
 /// Endings of service endpoints, over all partitions.
-const ENDPOINT_SUFFIXES: [&str; 8] = [
+const ENDPOINT_SUFFIXES: [&str; 14] = [
     "amazonaws.com",
     "amazonaws.com.cn",
     "amazonaws.eu",
+    "c2s.ic.gov",
+    "sc2s.sgov.gov",
+    "cloud.adc-e.uk",
+    "csp.hci.ic.gov",
+    // Dual stack.
     "api.aws",
     "api.amazonwebservices.com.cn",
     "api.amazonwebservices.eu",
-    "sc2s.sgov.gov",
-    "c2s.ic.gov",
+    "api.aws.ic.gov",
+    "api.aws.scloud",
+    "api.cloud-aws.adc-e.uk",
+    "api.aws.hci.ic.gov",
 ];
 
 /// A private registry by its own host name.
@@ -63,8 +70,10 @@ impl EcrHost {
                 "amazonaws.com",
                 "amazonaws.com.cn",
                 "amazonaws.eu",
-                "sc2s.sgov.gov",
                 "c2s.ic.gov",
+                "sc2s.sgov.gov",
+                "cloud.adc-e.uk",
+                "csp.hci.ic.gov",
             ]
         };
         (is_region(region) && suffixes.contains(&suffix)).then(|| Self {
@@ -85,11 +94,14 @@ pub fn is_sts(host: &str) -> bool {
 pub fn is_ecr_api(host: &str) -> bool {
     let services = [
         "api.ecr",
+        "api.ecr-fips",
         "ecr",
         "ecr-fips",
         "fips.api.ecr",
         "api.ecr-public",
+        "api.ecr-public-fips",
         "ecr-public",
+        "ecr-public-fips",
     ];
     is_endpoint(host, &services)
 }
@@ -185,6 +197,18 @@ mod tests {
             (
                 "dkr.ecr.us-iso-east-1.c2s.ic.gov",
                 "us-iso-east-1",
+                false,
+                false,
+            ),
+            (
+                "dkr.ecr.eu-isoe-west-1.cloud.adc-e.uk",
+                "eu-isoe-west-1",
+                false,
+                false,
+            ),
+            (
+                "dkr.ecr.us-isof-south-1.csp.hci.ic.gov",
+                "us-isof-south-1",
                 false,
                 false,
             ),

@@ -6,13 +6,14 @@ use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
 use harness::packages;
-use harness::peers::{NodePeers, Peers, csi_sanity};
+use harness::peers::{NodePeers, Peers, csi_sanity, moto};
 
 fn main() -> Result<()> {
     packages::ensure_for_node()?;
     let peers = Peers::prepare()?;
     let node = NodePeers::prepare()?;
     let csi_sanity = csi_sanity()?;
+    let moto = moto()?;
     let mut out = io::stdout().lock();
     for path in [
         peers.etcd(),
@@ -31,6 +32,7 @@ fn main() -> Result<()> {
         node.ctr(),
         node.coredns(),
         &csi_sanity,
+        &moto,
     ] {
         writeln!(out, "{}", path.display()).context("print a path")?;
     }

@@ -15,7 +15,7 @@ use crate::process::output;
 use crate::progress;
 
 /// Folder of the module files.
-const MODULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
+pub(super) const MODULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
 /// This project's part of the user's cache folder.
 const CACHE: &str = "argocd-workload-identity/peers";
 /// Built statically (`CGO_ENABLED=0`), so that they also run where only some folders are mounted.
@@ -140,7 +140,7 @@ fn version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
 }
 
 /// A short name for everything that decides a binary's content.
-fn key(parts: &[&str]) -> String {
+pub(super) fn key(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part.len().to_le_bytes());
@@ -164,7 +164,7 @@ pub(super) fn prepare_cache() -> Result<PathBuf> {
 }
 
 /// `$XDG_CACHE_HOME` or `~/.cache`, and in it this project's folder, made when it is missing.
-fn cache() -> Result<PathBuf> {
+pub(super) fn cache() -> Result<PathBuf> {
     let base = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
@@ -176,7 +176,7 @@ fn cache() -> Result<PathBuf> {
 }
 
 /// Held while building, so that two test runs do not build the same at the same time.
-fn lock(cache: &Path, name: &str) -> Result<File> {
+pub(super) fn lock(cache: &Path, name: &str) -> Result<File> {
     let path = cache.join(".lock");
     let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     match file.try_lock() {

@@ -95,25 +95,12 @@ impl Upstreams {
     /// # Errors
     /// When there is no port, or no certificate for the names.
     pub async fn serve(&self, hosts: &[&str], routes: Router) -> Result<Server> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen on loopback")?;
-        listener
-            .set_nonblocking(true)
-            .context("prepare the socket")?;
-        let address = listener.local_addr().context("the socket's address")?;
-        let certificate = self.authority.issue(hosts)?;
-        let tls = RustlsConfig::from_pem(certificate.certificate.into(), certificate.key.into())
-            .await
-            .context("read a server's certificate")?;
-        let handle = Handle::new();
-        let server = axum_server::from_tcp_rustls(listener, tls)
-            .context("serve over TLS")?
-            .handle(handle.clone())
-            .serve(routes.into_make_service());
-        tokio::spawn(server);
+        let anywhere = (Ipv4Addr::LOCALHOST, 0).into();
+        let server = Server::start(&self.authority, hosts, anywhere, routes).await?;
         for host in hosts {
-            self.point(host, address);
+            self.point(host, server.address);
         }
-        Ok(Server { address, handle })
+        Ok(server)
     }
 
     /// The agent's client with this administrator's list. All hosts of this world are on loopback, so that each
@@ -146,6 +133,37 @@ pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     handle: Handle<SocketAddr>,
+}
+
+impl Server {
+    /// Serves `routes` over TLS at `address`, with a certificate of `authority` for `hosts`. Port 0 is any free one.
+    ///
+    /// # Errors
+    /// When the address is in use, or there is no certificate for the names.
+    pub async fn start(
+        authority: &Authority,
+        hosts: &[&str],
+        address: SocketAddr,
+        routes: Router,
+    ) -> Result<Self> {
+        let listener =
+            TcpListener::bind(address).with_context(|| format!("listen at {address}"))?;
+        listener
+            .set_nonblocking(true)
+            .context("prepare the socket")?;
+        let address = listener.local_addr().context("the socket's address")?;
+        let certificate = authority.issue(hosts)?;
+        let tls = RustlsConfig::from_pem(certificate.certificate.into(), certificate.key.into())
+            .await
+            .context("read a server's certificate")?;
+        let handle = Handle::new();
+        let server = axum_server::from_tcp_rustls(listener, tls)
+            .context("serve over TLS")?
+            .handle(handle.clone())
+            .serve(routes.into_make_service());
+        tokio::spawn(server);
+        Ok(Self { address, handle })
+    }
 }
 
 impl Drop for Server {

@@ -7,5 +7,6 @@
     reason = "helpers of tests are tests"
 )]
 
+mod aws;
 mod guard;
 mod roads;
