@@ -14,6 +14,7 @@
 //!   argocd, sandboxed_container stock Argo CD in the pods' environment
 //!   scene, node_scene           all of it: without a node, and on a real one
 //!   identities                  who gives identities, and whom registry and remote cluster trust
+//!   token_server, zot, keycloak token realms of registries, and a token service of OAuth 2.0
 //!   upstreams                   token services and registries around the agent's exchanges
 //!   targets                     what Argo CD pulls from and deploys to
 //! ```
@@ -32,6 +33,7 @@ pub mod generations;
 pub mod identities;
 pub mod images;
 pub mod installation;
+pub mod keycloak;
 pub mod node;
 pub mod node_scene;
 pub mod packages;
@@ -49,5 +51,7 @@ pub mod scene;
 pub mod spire;
 pub mod targets;
 pub mod teams;
+pub mod token_server;
 pub mod trials;
 pub mod upstreams;
+pub mod zot;

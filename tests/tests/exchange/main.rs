@@ -7,4 +7,8 @@
     reason = "helpers of tests are tests"
 )]
 
+mod case;
+mod distribution;
 mod guard;
+mod keycloak;
+mod passthrough;
