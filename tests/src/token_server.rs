@@ -166,7 +166,7 @@ impl Inner {
             holds.then(|| json!({"type": kind, "name": name, "actions": ["pull"]}))
         });
         let token = self.sign(&subject, &granted.into_iter().collect());
-        Ok(json!({ "token": token.map_err(|_| "no token")?, "expires_in": 300 }))
+        Ok(json!({ "token": token.map_err(|_unsigned| "no token")?, "expires_in": 300 }))
     }
 }
 
