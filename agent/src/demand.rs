@@ -269,7 +269,7 @@ fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
         return Err(error);
     }
     let trade = |host: &RegistryHost| {
-        Trade::of(&spec.exchange, host).map_err(|error| refuse(error.code, &error.detail))
+        Trade::of(spec, host).map_err(|error| refuse(error.code, &error.detail))
     };
     let (slot, trade) = match (spec.delivery, spec.target.kind) {
         (Delivery::Exec, TargetKind::Cluster) => {

@@ -312,8 +312,8 @@ catalogue! {
         "the registry could not verify the token: it accepts RS256 and RS384 only, or cannot read the issuer's keys";
         "Use an RSA signing key, and check that the registry reaches the issuer's discovery document.";
     ExchangeSkipped "exchange-skipped":
-        "the registry got the identity token itself as a password";
-        "Set workloadIdentityRegistryAuthURL to the federation endpoint.";
+        "the registry got the identity token itself as a password, or one from before it changed its signing key";
+        "Set workloadIdentityRegistryAuthURL to the federation endpoint; if it is set, wait for the next exchange.";
 
     AudienceMismatch "audience-mismatch":
         "the registry does not accept the identity token: it expects another audience, issuer or subject";
@@ -419,7 +419,7 @@ catalogue! {
         "the registry asks for authentication in a way that the credential proxy does not know";
         "Check that the registry offers Basic or Bearer authentication.";
     RealmRefused "realm-refused":
-        "the registry announces a token realm on a host that the credential may not go to";
+        "the registry's token realm is on a host that the credential may not go to";
         "Let the administrator add the realm's host to the allow-list.";
     RegistryRefused "registry-refused":
         "the registry refused the credential of this binding";

@@ -19,9 +19,12 @@ use crate::layout::FileStem;
 use crate::registry::RegistryHost;
 
 mod credential;
+mod realm;
 
 use credential::Written;
 pub use credential::{ProxyCredential, ProxySecret};
+pub use realm::Realm;
+use realm::Written as WrittenRealm;
 
 /// A binding as the credential proxy sees it.
 #[derive(Debug, Clone)]
@@ -45,6 +48,9 @@ pub struct ProxyBinding {
     pub allowed_hosts: AllowList,
     /// The proxy on the way to the target, if not the environment's.
     pub upstream_proxy: Option<Url>,
+    /// The token realm that the credential is for. The registry itself is shown
+    /// its tokens alone.
+    pub realm: Option<Realm>,
     /// The credential, once the agent has one.
     pub credential: Option<ProxyCredential>,
 }
@@ -109,6 +115,8 @@ struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     upstream_proxy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    realm: Option<WrittenRealm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     credential: Option<Written>,
 }
 
@@ -128,6 +136,7 @@ pub fn render(binding: &ProxyBinding) -> Result<Zeroizing<Vec<u8>>, Named> {
         insecure: binding.insecure,
         allowed_hosts: binding.allowed_hosts.to_string(),
         upstream_proxy: binding.upstream_proxy.as_ref().map(Url::to_string),
+        realm: binding.realm.as_ref().map(WrittenRealm::from),
         credential: binding.credential.as_ref().map(Written::from),
     };
     serde_json::to_vec(&document)
@@ -160,6 +169,7 @@ pub fn parse(bytes: &[u8]) -> Result<ProxyBinding, Named> {
             .map(upstream_proxy)
             .transpose()
             .map_err(|error| unreadable(&format!("upstreamProxy: {}", error.detail)))?,
+        realm: document.realm.map(WrittenRealm::read).transpose()?,
         name: document.binding,
         project: document.project,
         path: document.path,
@@ -206,10 +216,18 @@ fn check(binding: &ProxyBinding) -> Result<(), Named> {
     if !path.is_empty() && (!path.split('/').all(segment) || path.contains(odd)) {
         return Err(unreadable("path: not a repository path"));
     }
-    binding
-        .credential
-        .as_ref()
-        .map_or(Ok(()), ProxyCredential::check)
+    let Some(credential) = &binding.credential else {
+        return Ok(());
+    };
+    match (&credential.secret, &binding.realm) {
+        (ProxySecret::Bearer { .. }, None) => {
+            Err(unreadable("credential.token: there is no realm for it"))
+        }
+        (ProxySecret::X509 { .. }, Some(_)) => {
+            Err(unreadable("realm: a certificate goes to no realm"))
+        }
+        _ => credential.check(),
+    }
 }
 
 fn unreadable(reason: &str) -> Named {
@@ -222,177 +240,4 @@ fn syntax(error: &serde_json::Error) -> Named {
 }
 
 #[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn binding() -> ProxyBinding {
-        ProxyBinding {
-            name: "prod-charts".into(),
-            project: Some("prod".into()),
-            keys: vec![KeyHash::of(b"key")],
-            target: RegistryHost::parse("quay.example.org").unwrap(),
-            path: "prod/charts".into(),
-            kind: ProxyKind::Oci,
-            insecure: false,
-            allowed_hosts: AllowList::default(),
-            upstream_proxy: None,
-            credential: Some(ProxyCredential::basic_auth(
-                "prod+argocd",
-                "hunter2",
-                Timestamp::UNIX_EPOCH,
-            )),
-        }
-    }
-
-    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    const KEY: &str = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n";
-
-    fn basic(username: &str, password: &str) -> ProxyCredential {
-        ProxyCredential::basic_auth(username, password, Timestamp::UNIX_EPOCH)
-    }
-
-    fn x509(certificates: &str, key: &str) -> ProxyCredential {
-        ProxyCredential::x509(certificates, key, Timestamp::UNIX_EPOCH)
-    }
-
-    #[test]
-    fn a_certificate_takes_the_place_of_user_name_and_password() {
-        let mut given = binding();
-        given.credential = Some(x509(CERTIFICATE, KEY));
-        let bytes = render(&given).unwrap();
-        let text = std::str::from_utf8(&bytes).unwrap();
-        let expected = concat!(
-            r#""credential":{"certificates":"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n","#,
-            r#""key":"-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n","#,
-            r#""expires":"1970-01-01T00:00:00Z"}}"#
-        );
-        assert!(text.ends_with(expected), "{text}");
-        let read = parse(&bytes).unwrap();
-        assert_eq!(*render(&read).unwrap(), *bytes);
-        assert!(read.credential.unwrap().authorization().is_none());
-        assert!(!format!("{given:?}").contains("hunter2"));
-        for (from, to) in [
-            (r#""key":"#, r#""password":"#),
-            (r#""certificates":"#, r#""username":"#),
-            (r#""key":"#, r#""username":"a","password":"b","key":"#),
-        ] {
-            let error = parse(text.replace(from, to).as_bytes()).unwrap_err();
-            assert_eq!(error.code, Code::ProxyViewUnreadable, "{to}");
-            assert!(!error.to_string().contains("hunter2"));
-        }
-    }
-
-    #[test]
-    fn the_file_is_one_json_document() {
-        let bytes = render(&binding()).unwrap();
-        assert_eq!(
-            std::str::from_utf8(&bytes).unwrap(),
-            concat!(
-                r#"{"binding":"prod-charts","project":"prod","keySha256":["#,
-                r#""2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683"],"#,
-                r#""target":"quay.example.org","path":"prod/charts","kind":"oci","insecure":false,"#,
-                r#""allowedHosts":"","credential":{"username":"prod+argocd","password":"hunter2","#,
-                r#""expires":"1970-01-01T00:00:00Z"}}"#
-            )
-        );
-    }
-
-    #[test]
-    fn neither_debug_nor_errors_show_a_secret() {
-        let shown = format!("{:?}", binding());
-        assert!(
-            !shown.contains("hunter2") && !shown.contains("2c70"),
-            "{shown}"
-        );
-        for text in [
-            r#"{"hunter2"#,
-            r#"{"hunter2":1}"#,
-            r#"{"binding":"a","keySha256":["hunter2"],"target":"a","path":"","kind":"oci","insecure":false,"allowedHosts":""}"#,
-        ] {
-            let error = parse(text.as_bytes()).unwrap_err();
-            assert_eq!(error.code, Code::ProxyViewUnreadable);
-            assert!(!error.to_string().contains("hunter2"), "{error}");
-        }
-    }
-
-    #[test]
-    fn what_the_proxy_could_misread_is_refused() {
-        let change = |change: fn(&mut ProxyBinding)| {
-            let mut it = binding();
-            change(&mut it);
-            render(&it).unwrap_err()
-        };
-        for error in [
-            change(|it| it.name = "a:b".into()),
-            change(|it| it.name = "../a".into()),
-            change(|it| it.keys.clear()),
-            change(|it| it.path = "a/../b".into()),
-            change(|it| it.path = "/a".into()),
-            change(|it| it.path = "a%2fb".into()),
-            change(|it| it.credential = Some(basic("a:b", "c"))),
-            change(|it| it.credential = Some(basic("a", "b\r\nc"))),
-            change(|it| it.credential = Some(x509("a certificate", KEY))),
-            change(|it| it.credential = Some(x509(CERTIFICATE, "a key"))),
-            change(|it| it.credential = Some(x509(&format!("{CERTIFICATE}{KEY}"), KEY))),
-            change(|it| it.credential = Some(x509(&format!("{CERTIFICATE}\0"), KEY))),
-        ] {
-            assert_eq!(error.code, Code::ProxyViewUnreadable);
-        }
-    }
-
-    #[test]
-    fn an_upstream_proxy_is_scheme_host_and_port() {
-        assert!(upstream_proxy("http://proxy.test:3128").is_ok());
-        for text in [
-            "",
-            "proxy:3128",
-            "https://proxy",
-            "http://user@proxy",
-            "http://:password@proxy",
-            "http://proxy/path",
-            "http://proxy?query",
-            "socks5://proxy",
-        ] {
-            let error = upstream_proxy(text).unwrap_err();
-            assert!(!error.detail.contains("password"), "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn round_trip(
-            name in "[a-z0-9.-]{1,20}",
-            project in proptest::option::of("[a-z]{1,5}"),
-            path in "([a-z]{1,4}(/[a-z.]{2,4}[a-z]){0,2})?",
-            keys in proptest::collection::vec(any::<[u8; 4]>(), 1..=2),
-            allowed in "([a-z]{1,9}(:8443)?(;private)?(,[a-z]{1,9};insecure)?)?",
-            proxy in proptest::option::of("http://[a-z]{1,9}(:3128)?"),
-            insecure: bool,
-            secret in proptest::option::of(("[^:\\p{Cc}]{0,9}", "\\PC{0,20}", 0..1_000_000_000_i64)),
-        ) {
-            let given = ProxyBinding {
-                name, project, path, insecure,
-                kind: ProxyKind::Git,
-                keys: keys.iter().map(|key| KeyHash::of(key)).collect(),
-                target: RegistryHost::parse("git.example.org:8443").unwrap(),
-                allowed_hosts: AllowList::parse(&allowed).unwrap(),
-                upstream_proxy: proxy.map(|it| upstream_proxy(&it).unwrap()),
-                credential: secret.map(|(username, password, at)| {
-                    let expires = Timestamp::from_second(at).unwrap();
-                    ProxyCredential::basic_auth(username, password, expires)
-                }),
-            };
-            if let Ok(bytes) = render(&given) {
-                prop_assert_eq!(&*render(&parse(&bytes).unwrap()).unwrap(), &*bytes);
-            }
-        }
-
-        #[test]
-        fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
-            let _ = parse(&bytes);
-        }
-    }
-}
+mod tests;

@@ -15,6 +15,7 @@
 //!   scene, node_scene           all of it: without a node, and on a real one
 //!   guides                      the hosts that the public guides name
 //!   identities                  who gives identities, and whom registry and remote cluster trust
+//!   token_server, zot, keycloak token realms of registries, and a token service of OAuth 2.0
 //!   upstreams                   token services and registries around the agent's exchanges
 //!   aws, moto                   a scripted AWS, and a real program that speaks its protocols
 //!   targets                     what Argo CD pulls from and deploys to
@@ -36,6 +37,7 @@ pub mod guides;
 pub mod identities;
 pub mod images;
 pub mod installation;
+pub mod keycloak;
 pub mod moto;
 pub mod node;
 pub mod node_scene;
@@ -54,5 +56,7 @@ pub mod scene;
 pub mod spire;
 pub mod targets;
 pub mod teams;
+pub mod token_server;
 pub mod trials;
 pub mod upstreams;
+pub mod zot;

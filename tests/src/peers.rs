@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+pub(crate) use self::build::cache;
 use self::build::prepare_cache;
 use self::programs::{
     ARGOCD, CONTAINERD, CONTAINERD_SHIM, COREDNS, CSI_SANITY, CTR, ETCD, HELM, KUBE_APISERVER,
@@ -173,6 +174,14 @@ impl NodePeers {
     pub fn coredns(&self) -> &Path {
         &self.coredns
     }
+}
+
+/// CNCF distribution's registry alone, built when the cache lacks it.
+///
+/// # Errors
+/// As [`Peers::prepare`].
+pub fn registry() -> Result<PathBuf> {
+    REGISTRY.build(&prepare_cache()?)
 }
 
 /// The CSI project's own conformance test, built when the cache lacks it.

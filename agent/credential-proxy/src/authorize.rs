@@ -134,6 +134,7 @@ pub(crate) mod tests {
             insecure: false,
             allowed_hosts: AllowList::default(),
             upstream_proxy: None,
+            realm: None,
             credential: None,
         }
     }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::header::{AUTHORIZATION, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
@@ -15,6 +15,7 @@ use hyper::body::{Body as _, Incoming};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use shared::binding::ProxyKind;
+use shared::challenge::{self, Challenge};
 use shared::errors::{Code, Named};
 use shared::proxy_view::{ProxyBinding, ProxyCredential, ProxySecret};
 use zeroize::Zeroizing;
@@ -23,7 +24,6 @@ use crate::authorize::{Bindings, Route};
 use crate::ca::Ca;
 use crate::flights::Flights;
 use crate::parse::authorization::Presented;
-use crate::parse::challenge::{self, Challenge};
 use crate::parse::target::{self, Authority};
 use crate::sync::Followed;
 use crate::tokens::{TokenKey, Tokens};
@@ -195,7 +195,8 @@ impl Proxy {
             return Sent::Nothing;
         }
         let basic = self.basic.lock().unwrap_or_else(PoisonError::into_inner);
-        if binding.kind != ProxyKind::Oci || basic.contains(&binding.name) {
+        let asks_for_basic = binding.kind != ProxyKind::Oci || basic.contains(&binding.name);
+        if asks_for_basic && binding.realm.is_none() {
             return Sent::Basic;
         }
         self.token(key).map_or(Sent::Nothing, Sent::Token)
@@ -219,10 +220,15 @@ impl Proxy {
         if let ProxySecret::X509 { .. } = credential.secret {
             return Err(refused(binding, "status 401 in spite of the certificate"));
         }
-        let challenge = challenge::parse(response.headers()).map_err(|error| {
+        let lines = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenge = challenge::parse(lines.map(HeaderValue::as_bytes)).map_err(|error| {
             Named::new(error.code, format!("{}: {}", binding.name, error.detail))
         })?;
         match (challenge, sent) {
+            (Challenge::Basic, _) if binding.realm.is_some() => Err(refused(
+                binding,
+                "it asks for a password, and the credential is for its token realm alone",
+            )),
             (Challenge::Basic, Sent::Basic) => Err(refused(binding, "status 401")),
             (Challenge::Basic, _) => {
                 let mut basic = self.basic.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,13 +241,21 @@ impl Proxy {
             )),
             (Challenge::Bearer { realm, service, .. }, _) => {
                 let repository = key.repository.as_deref();
-                let place = realm::locate(binding, &realm, service.as_deref(), repository)?;
+                let place =
+                    realm::locate(binding, realm.as_deref(), service.as_deref(), repository)?;
                 // Another request may have had the same answer meanwhile.
                 if let Some(token) = self.token(key) {
                     return Ok(Sent::Token(token));
                 }
                 let roots = self.followed.roots.borrow().clone();
-                let fetch = realm::fetch(&self.upstream, &roots, binding, credential, place);
+                let fetch = realm::fetch(
+                    &self.upstream,
+                    &roots,
+                    binding,
+                    credential,
+                    place,
+                    repository,
+                );
                 let keep = |token: &SecretString, life| {
                     let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
                     tokens.keep(key.clone(), token.clone(), life, Instant::now());
@@ -292,13 +306,15 @@ impl Proxy {
         *request.uri_mut() = uri;
         *request.headers_mut() = parts.headers.clone();
         let authorization = match credential {
+            // Whatever led here: what is for a realm is not shown to the registry.
+            Some((_, Sent::Basic)) if binding.realm.is_some() => None,
             Some((credential, sent)) => header(sent, credential)?,
             None => None,
         };
         headers::prepare(request.headers_mut(), authorization, credential.is_none());
         let certificate = match credential.map(|(credential, _)| &credential.secret) {
             Some(ProxySecret::X509 { certificates, key }) => Some((certificates.as_str(), key)),
-            Some(ProxySecret::Basic { .. }) | None => None,
+            Some(ProxySecret::Basic { .. } | ProxySecret::Bearer { .. }) | None => None,
         };
         let roots = self.followed.roots.borrow().clone();
         let reach = Reach {

@@ -18,9 +18,10 @@ pub fn status(code: Code) -> StatusCode {
         | Code::ProxyHostMismatch => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
         Code::ProxyRequestRefused => StatusCode::BAD_REQUEST,
         Code::CredentialMissing | Code::CredentialExpired => StatusCode::SERVICE_UNAVAILABLE,
-        Code::RegistryRefused | Code::AddressRefused | Code::PlainHttpRefused => {
-            StatusCode::FORBIDDEN
-        }
+        Code::RegistryRefused
+        | Code::ScopeEmpty
+        | Code::AddressRefused
+        | Code::PlainHttpRefused => StatusCode::FORBIDDEN,
         _ => StatusCode::BAD_GATEWAY,
     }
 }

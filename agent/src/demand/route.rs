@@ -6,7 +6,7 @@ use shared::allow_list::AllowList;
 use shared::binding::{CredentialBindingSpec, ProxyDelivery, ProxyKind};
 use shared::errors::{Code, Named};
 use shared::layout::FileStem;
-use shared::proxy_view::{self, KeyHash, ProxyBinding, ProxyCredential};
+use shared::proxy_view::{self, KeyHash, ProxyBinding, ProxyCredential, Realm};
 use shared::registry::{RegistryHost, RepositoryReference};
 use url::Url;
 
@@ -24,6 +24,7 @@ pub struct Route {
     kind: ProxyKind,
     insecure: bool,
     upstream_proxy: Option<Url>,
+    realm: Option<Realm>,
 }
 
 impl Route {
@@ -56,6 +57,14 @@ impl Route {
             .map(proxy_view::upstream_proxy)
             .transpose()
             .map_err(|error| at("proxy.upstreamProxy", error))?;
+        let exchange = &spec.exchange;
+        let realm = exchange
+            .auth_url
+            .as_deref()
+            .filter(|_| exchange.has_realm())
+            .map(|url| Realm::parse(url, exchange.service.clone()))
+            .transpose()
+            .map_err(|error| at("exchange.authUrl", error))?;
         let file = FileStem::new(name)
             .ok()
             .and_then(|stem| FileName::of(format!("{}.json", stem.as_str())).ok())
@@ -70,6 +79,7 @@ impl Route {
             kind: proxy.kind,
             insecure: proxy.insecure,
             upstream_proxy,
+            realm,
         };
         // The rest of what the reader asks for, in the reader's own words.
         proxy_view::render(&route.document(AllowList::default(), None))
@@ -103,17 +113,19 @@ impl Route {
             insecure: self.insecure,
             allowed_hosts,
             upstream_proxy: self.upstream_proxy.clone(),
+            realm: self.realm.clone(),
             credential,
         }
     }
 
     /// Whether a credential that lies in `document` is for this route: of the
-    /// same project, for the same place. A binding that was changed while no
+    /// same project, for the same place and realm. A binding that was changed while no
     /// agent ran must not take an old credential to a new host.
     pub fn is_of(&self, document: &ProxyBinding) -> bool {
         self.name == document.name
             && self.project == document.project
             && self.target == document.target
             && self.path == document.path
+            && self.realm == document.realm
     }
 }

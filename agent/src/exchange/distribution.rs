@@ -1,10 +1,17 @@
 //! Distribution token realm: the identity is shown to the realm alone.
+//!
+//! Which scope a registry token needs is known with each pull only, so it is the
+//! credential proxy that asks the realm for one (distribution, "Token
+//! Authentication Specification"). What is delivered to it is the identity
+//! itself, after the realm has taken it here once.
 
 use shared::binding::Exchange as Parameters;
+use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 
 use super::http::Outlet;
+use super::login::{self, Realm};
 use super::{Credential, Exchange, trade};
 use crate::identity::IdentityToken;
 use crate::refresh::{Failure, Fresh};
@@ -14,40 +21,46 @@ use crate::refresh::{Failure, Fresh};
 pub struct Distribution {
     /// The registry.
     pub host: RegistryHost,
-    /// The realm, an https URL.
-    pub realm: String,
     /// The account at the realm; without it the token is shown as a bearer.
     pub username: Option<String>,
+    realm: Realm,
 }
 
 impl Distribution {
     pub(super) fn of(parameters: &Parameters, host: &RegistryHost) -> Result<Self, Named> {
         let realm = parameters
             .auth_url
-            .clone()
+            .as_deref()
             .ok_or_else(|| Named::new(Code::AuthUrlInvalid, "exchange.authUrl is not set"))?;
         Ok(Self {
             host: host.clone(),
-            realm,
             username: trade::username(parameters)?,
+            realm: Realm::of(realm, parameters.service.as_ref(), host)?,
         })
     }
 }
 
 impl Exchange for Distribution {
     fn upstream(&self) -> String {
-        trade::upstream(Some(&self.realm), &self.host)
+        trade::upstream(Some(self.realm.url.as_str()), &self.host)
     }
 
     async fn exchange(
         &self,
-        _outlet: &Outlet,
-        _identity: &IdentityToken,
+        outlet: &Outlet,
+        identity: &IdentityToken,
     ) -> Result<Fresh<Credential>, Failure> {
-        Err(Named::new(
-            Code::ExchangeNotAvailable,
-            format!("registry {}", self.host),
-        )
-        .into())
+        let credential = match &self.username {
+            Some(username) => Credential::Basic(BasicCredential {
+                username: username.clone(),
+                secret: identity.token.clone(),
+            }),
+            None => Credential::Bearer(identity.token.clone()),
+        };
+        login::log_in(outlet, &self.realm, &credential, Code::ExchangeRejected).await?;
+        Ok(Fresh {
+            credential,
+            expires_at: identity.expires_at,
+        })
     }
 }

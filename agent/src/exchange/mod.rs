@@ -14,6 +14,7 @@ pub mod distribution;
 pub mod ecr;
 pub mod gar;
 pub mod http;
+mod login;
 pub mod passthrough;
 pub mod quay;
 pub mod token_exchange;

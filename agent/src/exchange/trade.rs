@@ -1,7 +1,7 @@
 //! What an identity is traded for. A binding's spec flows in once, a typed
 //! trade or the field that is wrong flows out. PURE.
 
-use shared::binding::{Exchange as Parameters, ExchangeKind};
+use shared::binding::{CredentialBindingSpec, Exchange as Parameters, ExchangeKind, ProxyKind};
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 
@@ -39,19 +39,25 @@ pub enum Trade {
 }
 
 impl Trade {
-    /// The trade of a binding with these parameters at the registry `host`.
+    /// The trade of a binding at the registry `host`.
     ///
     /// # Errors
     /// The code and the field, for parameters that the protocol cannot do with
     /// or without.
-    pub fn of(parameters: &Parameters, host: &RegistryHost) -> Result<Self, Named> {
+    pub fn of(spec: &CredentialBindingSpec, host: &RegistryHost) -> Result<Self, Named> {
+        let parameters = &spec.exchange;
         Ok(match parameters.kind {
             ExchangeKind::None => Self::Keep,
             ExchangeKind::Quay => Self::Quay(Quay::of(parameters, host)?),
-            ExchangeKind::Passthrough => Self::Passthrough(Passthrough::of(parameters, host)?),
+            ExchangeKind::Passthrough => {
+                let proxy = spec.proxy.as_ref();
+                let is_registry = proxy.is_none_or(|proxy| proxy.kind == ProxyKind::Oci);
+                Self::Passthrough(Passthrough::of(parameters, host, is_registry)?)
+            }
             ExchangeKind::Distribution => Self::Distribution(Distribution::of(parameters, host)?),
             ExchangeKind::TokenExchange => {
-                Self::TokenExchange(TokenExchange::of(parameters, host)?)
+                let audience = &spec.identity.audience;
+                Self::TokenExchange(TokenExchange::of(parameters, host, audience)?)
             }
             ExchangeKind::Ecr | ExchangeKind::EcrPublic => Self::Ecr(Ecr::of(parameters, host)?),
             ExchangeKind::Gar => Self::Gar(Gar::of(parameters, host)?),

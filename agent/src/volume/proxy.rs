@@ -163,7 +163,10 @@ fn credential(lease: &Lease<Credential>) -> Option<ProxyCredential> {
             key.clone(),
             lease.published_expires_at,
         )),
-        Credential::Bearer(_) => None,
+        Credential::Bearer(token) => Some(ProxyCredential::bearer(
+            token.clone(),
+            lease.published_expires_at,
+        )),
     }
 }
 

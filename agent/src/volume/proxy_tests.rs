@@ -302,3 +302,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_token_for_a_realm_is_written_beside_it_and_does_not_follow_to_another() {
+    let of = |auth_url: &str| {
+        slot(
+            "prod",
+            &change(proxied("prod", 1), |it| {
+                it.exchange = shared::binding::Exchange {
+                    auth_url: Some(auth_url.into()),
+                    service: Some("registry".into()),
+                    ..shared::binding::Exchange::of(shared::binding::ExchangeKind::Distribution)
+                };
+            }),
+        )
+    };
+    let mut check = ProxyCheck::new();
+    let mut lease = basic(100);
+    lease.credential = Credential::Bearer("identity".into());
+    let (before, after) = (of("https://a.test/token"), of("https://b.test/token"));
+    check.reconcile(Some(&[(&before, Some(&lease))]), 1);
+    let document = &check.documents()["prod.json"];
+    let realm = document.realm.as_ref().unwrap();
+    assert_eq!(realm.url.as_str(), "https://a.test/token");
+    assert_eq!(realm.service.as_deref(), Some("registry"));
+    let ProxySecret::Bearer { token } = &document.credential.as_ref().unwrap().secret else {
+        panic!("not a bearer")
+    };
+    assert_eq!(token.expose_secret(), "identity");
+
+    check.restart("");
+    check.reconcile(Some(&[(&before, None)]), 2);
+    assert_eq!(check.shown(), [file("prod", Some(90))]);
+    check.restart("");
+    check.reconcile(Some(&[(&after, None)]), 2);
+    assert_eq!(check.shown(), [file("prod", None)]);
+}

@@ -1,5 +1,5 @@
-//! The credential in a file of the view: a user name with its password, or a
-//! certificate with its key.
+//! The credential in a file of the view: a user name with its password, a
+//! certificate with its key, or a token for a realm.
 
 use std::fmt;
 
@@ -31,6 +31,11 @@ pub enum ProxySecret {
         /// The password or token.
         password: SecretString,
     },
+    /// RFC 6750; shown to the binding's realm, and never to the registry.
+    Bearer {
+        /// The identity, or what it was exchanged for.
+        token: SecretString,
+    },
     /// A client certificate for TLS, an X.509-SVID for example.
     X509 {
         /// PEM, the leaf first.
@@ -54,6 +59,14 @@ impl ProxyCredential {
         Self { secret, expires }
     }
 
+    /// A token for the binding's realm.
+    pub fn bearer(token: impl Into<SecretString>, expires: Timestamp) -> Self {
+        let secret = ProxySecret::Bearer {
+            token: token.into(),
+        };
+        Self { secret, expires }
+    }
+
     /// A certificate chain, the leaf first, and its key; both PEM.
     pub fn x509(
         certificates: impl Into<String>,
@@ -67,19 +80,21 @@ impl ProxyCredential {
         Self { secret, expires }
     }
 
-    /// The value of an `Authorization` header (RFC 7617); none for a
+    /// The value of an `Authorization` header (RFC 7617, RFC 6750); none for a
     /// certificate, which the TLS handshake presents.
     pub fn authorization(&self) -> Option<Zeroizing<String>> {
-        let ProxySecret::Basic { username, password } = &self.secret else {
-            return None;
-        };
-        let pair = Zeroizing::new(format!(
-            "{}:{}",
-            username.expose_secret(),
-            password.expose_secret()
-        ));
-        let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
-        Some(Zeroizing::new(format!("Basic {}", encoded.as_str())))
+        match &self.secret {
+            ProxySecret::Basic { username, password } => {
+                let (username, password) = (username.expose_secret(), password.expose_secret());
+                let pair = Zeroizing::new(format!("{username}:{password}"));
+                let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
+                Some(Zeroizing::new(format!("Basic {}", encoded.as_str())))
+            }
+            ProxySecret::Bearer { token } => {
+                Some(Zeroizing::new(format!("Bearer {}", token.expose_secret())))
+            }
+            ProxySecret::X509 { .. } => None,
+        }
     }
 
     /// What both directions refuse. Whether certificate and key fit is seen
@@ -94,6 +109,12 @@ impl ProxyCredential {
                 let mut both = username.chars().chain(password.chars());
                 if both.any(char::is_control) {
                     return Err(unreadable("credential: has a control character"));
+                }
+            }
+            ProxySecret::Bearer { token } => {
+                let token = token.expose_secret();
+                if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+                    return Err(unreadable("credential.token: not a token"));
                 }
             }
             ProxySecret::X509 { certificates, key } => {
@@ -127,6 +148,7 @@ impl fmt::Debug for ProxySecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Basic { .. } => "Basic",
+            Self::Bearer { .. } => "Bearer",
             Self::X509 { .. } => "X509",
         })
     }
@@ -142,6 +164,8 @@ pub(super) struct Written {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     password: Option<Zeroizing<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<Zeroizing<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     certificates: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<Zeroizing<String>>,
@@ -151,17 +175,19 @@ pub(super) struct Written {
 impl Written {
     pub(super) fn read(self) -> Result<ProxyCredential, Named> {
         let expires = self.expires;
-        match (self.username, self.password, self.certificates, self.key) {
-            (Some(username), Some(password), None, None) => Ok(ProxyCredential::basic_auth(
-                username.as_str(),
-                password.as_str(),
-                expires,
-            )),
-            (None, None, Some(certificates), Some(key)) => {
+        let basic = (self.username, self.password);
+        match (basic, self.token, self.certificates, self.key) {
+            ((Some(username), Some(password)), None, None, None) => Ok(
+                ProxyCredential::basic_auth(username.as_str(), password.as_str(), expires),
+            ),
+            ((None, None), Some(token), None, None) => {
+                Ok(ProxyCredential::bearer(token.as_str(), expires))
+            }
+            ((None, None), None, Some(certificates), Some(key)) => {
                 Ok(ProxyCredential::x509(certificates, key.as_str(), expires))
             }
             _ => Err(unreadable(
-                "credential: neither username and password, nor certificates and key",
+                "credential: not one of username and password, token, certificates and key",
             )),
         }
     }
@@ -173,6 +199,7 @@ impl From<&ProxyCredential> for Written {
         let mut written = Self {
             username: None,
             password: None,
+            token: None,
             certificates: None,
             key: None,
             expires: credential.expires,
@@ -181,6 +208,7 @@ impl From<&ProxyCredential> for Written {
             ProxySecret::Basic { username, password } => {
                 (written.username, written.password) = (copy(username), copy(password));
             }
+            ProxySecret::Bearer { token } => written.token = copy(token),
             ProxySecret::X509 { certificates, key } => {
                 (written.certificates, written.key) = (Some(certificates.clone()), copy(key));
             }

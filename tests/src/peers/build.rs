@@ -164,7 +164,7 @@ pub(super) fn prepare_cache() -> Result<PathBuf> {
 }
 
 /// `$XDG_CACHE_HOME` or `~/.cache`, and in it this project's folder, made when it is missing.
-pub(super) fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let base = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())

@@ -21,6 +21,7 @@ const HOST: &str = "issuer.example.test";
 pub struct Issuer {
     key: EncodingKey,
     keys: JwkSet,
+    public: String,
     _server: Server,
 }
 
@@ -51,6 +52,7 @@ impl Issuer {
         Ok(Self {
             key,
             keys,
+            public: pair.public_key_pem(),
             _server: world.serve(&[HOST], routes).await?,
         })
     }
@@ -65,6 +67,12 @@ impl Issuer {
     #[must_use]
     pub fn keys(&self) -> &JwkSet {
         &self.keys
+    }
+
+    /// The key that verifies its tokens, PEM.
+    #[must_use]
+    pub fn public_key_pem(&self) -> &str {
+        &self.public
     }
 
     /// A token that expires after `life`.

@@ -8,5 +8,9 @@
 )]
 
 mod aws;
+mod case;
+mod distribution;
 mod guard;
+mod keycloak;
+mod passthrough;
 mod roads;

@@ -2,5 +2,4 @@
 //! Pure; nothing here repeats a secret in an error.
 
 pub mod authorization;
-pub mod challenge;
 pub mod target;

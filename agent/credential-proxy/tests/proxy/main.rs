@@ -9,5 +9,6 @@ mod plain;
 mod process;
 mod program;
 mod proxies;
+mod realms;
 mod streams;
 mod world;

@@ -233,6 +233,7 @@ pub(crate) fn binding(name: &str, target: &str, path: &str) -> ProxyBinding {
         insecure: false,
         allowed_hosts: AllowList::parse("localhost;private 127.0.0.1;private").unwrap(),
         upstream_proxy: None,
+        realm: None,
         credential: Some(ProxyCredential::basic_auth(
             format!("{name}+robot"),
             "secret",

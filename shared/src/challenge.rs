@@ -1,9 +1,10 @@
-//! The `WWW-Authenticate` header (RFC 9110 section 11.6.1) of a registry:
-//! several challenges in one line or several, quoted strings with escapes.
+//! How a registry asks for authentication, and where a token is asked for then.
+//! The lines of `WWW-Authenticate` (RFC 9110 section 11.6.1) flow in: several
+//! challenges in one line or several, quoted strings with escapes. PURE.
 
-use http::HeaderMap;
-use http::header::WWW_AUTHENTICATE;
-use shared::errors::{Code, Named};
+use url::Url;
+
+use crate::errors::{Code, Named};
 
 /// More than this in one header is no registry's challenge.
 const LONGEST: usize = 8 << 10;
@@ -16,7 +17,7 @@ pub enum Challenge {
     /// A token from a realm (distribution token authentication).
     Bearer {
         /// URL of the token endpoint, as written.
-        realm: String,
+        realm: Option<String>,
         /// Name of the registry for the token endpoint.
         service: Option<String>,
         /// What the request needed.
@@ -27,15 +28,15 @@ pub enum Challenge {
 /// The challenge to answer: Bearer where it is offered, else Basic.
 ///
 /// # Errors
-/// [`Code::ChallengeUnreadable`] when neither is offered, a Bearer challenge
-/// has no realm, or a header is malformed or over 8 KiB.
-pub fn parse(headers: &HeaderMap) -> Result<Challenge, Named> {
+/// [`Code::ChallengeUnreadable`] when neither is offered, or a line is malformed
+/// or over 8 KiB.
+pub fn parse<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Result<Challenge, Named> {
     let mut basic = false;
-    for value in headers.get_all(WWW_AUTHENTICATE) {
-        let text = value
-            .to_str()
+    for line in lines {
+        let is_text = |b: &u8| *b == b'\t' || matches!(b, b' '..=b'~');
+        let text = std::str::from_utf8(line)
             .ok()
-            .filter(|text| text.len() <= LONGEST)
+            .filter(|_| line.len() <= LONGEST && line.iter().all(is_text))
             .ok_or_else(|| refuse("not text, or too long"))?;
         for (scheme, parameters) in challenges(text)? {
             let find = |name: &str| -> Result<Option<String>, Named> {
@@ -49,7 +50,7 @@ pub fn parse(headers: &HeaderMap) -> Result<Challenge, Named> {
                 "basic" => basic = true,
                 "bearer" => {
                     return Ok(Challenge::Bearer {
-                        realm: find("realm")?.ok_or_else(|| refuse("Bearer without realm"))?,
+                        realm: find("realm")?,
                         service: find("service")?,
                         scope: find("scope")?,
                     });
@@ -63,6 +64,27 @@ pub fn parse(headers: &HeaderMap) -> Result<Challenge, Named> {
     } else {
         Err(refuse("neither Basic nor Bearer"))
     }
+}
+
+/// Where a realm gives a token: its URL with this service and this scope, whatever
+/// of the two the URL itself carries (distribution's token authentication).
+pub fn token_url(mut realm: Url, service: Option<&str>, scope: Option<&str>) -> Url {
+    realm.set_fragment(None);
+    let kept: Vec<(String, String)> = realm
+        .query_pairs()
+        .filter(|(name, _)| !matches!(&**name, "scope" | "service"))
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
+    let ours = [("service", service), ("scope", scope)];
+    let ours = ours
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+    let query: Vec<_> = kept.into_iter().chain(ours).collect();
+    realm.set_query(None);
+    if !query.is_empty() {
+        realm.query_pairs_mut().extend_pairs(query);
+    }
+    realm
 }
 
 type Parsed = (String, Vec<(String, String)>);
@@ -174,24 +196,17 @@ fn refuse(reason: &str) -> Named {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
 
     fn check(values: &[&str]) -> Result<Challenge, Named> {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                headers.append(WWW_AUTHENTICATE, value);
-            }
-        }
-        parse(&headers)
+        parse(values.iter().map(|value| value.as_bytes()))
     }
 
     fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
         Challenge::Bearer {
-            realm: realm.into(),
+            realm: Some(realm.into()),
             service: service.map(Into::into),
             scope: scope.map(Into::into),
         }
@@ -224,7 +239,8 @@ mod tests {
         for values in [
             &[][..],
             &["Digest realm=\"a\""],
-            &["Bearer service=\"a\""],
+            &["Basic realm=\"\u{e9}\""],
+            &["Basic\nBasic"],
             &["Bearer realm=\"a"],
             &["Bearer realm=\"a\\"],
             &["Bearer realm=\"a\" service=\"b\""],
@@ -238,6 +254,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_realm_may_be_missing() {
+        let expected = Challenge::Bearer {
+            realm: None,
+            service: Some("a".into()),
+            scope: None,
+        };
+        assert_eq!(check(&["Bearer service=\"a\""]).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_token_is_asked_for_with_our_service_and_scope_alone() {
+        let ask = |realm: &str, service, scope| {
+            token_url(Url::parse(realm).unwrap(), service, scope).to_string()
+        };
+        let carried = "https://a.test/t?account=x&scope=repository:secret:push&service=y#z";
+        assert_eq!(
+            ask(carried, Some("r:5000"), Some("repository:a/b:pull")),
+            "https://a.test/t?account=x&service=r%3A5000&scope=repository%3Aa%2Fb%3Apull"
+        );
+        assert_eq!(ask(carried, None, None), "https://a.test/t?account=x");
+        assert_eq!(
+            ask("https://a.test/t?scope=b", None, None),
+            "https://a.test/t"
+        );
+    }
+
     proptest! {
         #[test]
         fn no_text_panics_or_hangs(text in "\\PC*|[a-zA-Z =,\"\\\\/]{0,60}") {
@@ -249,6 +292,15 @@ mod tests {
             let quote = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
             let text = format!("Bearer scope=\"{}\",realm=\"{}\"", quote(&scope), quote(&realm));
             prop_assert_eq!(check(&[&text]).unwrap(), bearer(&realm, None, Some(&scope)));
+        }
+
+        #[test]
+        fn a_token_url_has_one_scope_and_stays_where_it_is(query in "[a-z&=%#?]{0,20}", scope in "\\PC{0,20}") {
+            let realm = Url::parse(&format!("https://a.test/t?scope=x&{query}")).unwrap();
+            let url = token_url(realm, Some("s"), Some(&scope));
+            prop_assert!(url.as_str().starts_with("https://a.test/t?"));
+            let scopes: Vec<_> = url.query_pairs().filter(|(name, _)| name == "scope").collect();
+            prop_assert_eq!(scopes, [("scope".into(), scope.as_str().into())]);
         }
     }
 }

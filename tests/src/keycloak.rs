@@ -1,0 +1,271 @@
+//! The real Keycloak as a token service (RFC 8693): identities of an [`Issuer`] for access tokens of a realm.
+//!
+//! Its distribution comes from Maven Central once, is built for these options once, and is kept in the user's cache
+//! folder. It speaks plain HTTP on loopback; whoever uses it brings TLS ([`crate::upstreams`]).
+
+use std::fs::{self, File};
+use std::hash::{BuildHasher as _, RandomState};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::any;
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+use crate::ports;
+use crate::process::{Process, output};
+use crate::progress;
+use crate::upstreams::Issuer;
+
+const VERSION: &str = "26.4.7";
+const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy";
+/// The exchange of tokens that others issued, and the permissions that it asks for.
+const FEATURES: &str = "--features=token-exchange,admin-fine-grained-authz:v1";
+/// On a busy machine with two cores.
+const READY: Duration = Duration::from_secs(180);
+/// Its program starts Java and passes only SIGTERM on: killed before, it would leave Java behind.
+const GRACE: Duration = Duration::from_secs(30);
+/// The realm.
+pub const REALM: &str = "prod";
+/// The public client of the realm that may exchange.
+pub const CLIENT: &str = "argocd";
+const ISSUER_ALIAS: &str = "workloads";
+
+/// A running Keycloak. It stops when this is dropped.
+pub struct Keycloak {
+    _process: Process,
+    url: String,
+    client: Client,
+    token: String,
+}
+
+impl Keycloak {
+    /// Starts it below `folder` as `https://<host>`, trusting `issuer`.
+    ///
+    /// # Errors
+    /// When it cannot be had from Maven Central, does not get ready, or refuses its configuration.
+    pub async fn start(folder: &Path, host: &str, issuer: &Issuer) -> Result<Self> {
+        let distribution = tokio::task::spawn_blocking(distribution).await??;
+        let home = folder.join("keycloak");
+        fs::create_dir_all(&home)?;
+        // What it writes goes beside its program.
+        output(
+            Command::new("cp")
+                .args(["-a", "--reflink=auto"])
+                .arg(distribution.join("."))
+                .arg(&home),
+        )?;
+        let import = home.join("data/import");
+        fs::create_dir_all(&import)?;
+        fs::write(import.join("realm.json"), realm(issuer).to_string())?;
+        let port = ports::free()?;
+        let password = password();
+        let mut process = Process::start(
+            "keycloak",
+            Command::new(home.join("bin/kc.sh"))
+                .args([
+                    "start",
+                    "--optimized",
+                    "--import-realm",
+                    "--cache=local",
+                    "--http-enabled=true",
+                ])
+                .args(["--http-host=127.0.0.1", &format!("--http-port={port}")])
+                .arg(format!("--hostname=https://{host}"))
+                .env("JAVA_OPTS_KC_HEAP", "-Xms64m -Xmx384m")
+                .env("KC_BOOTSTRAP_ADMIN_USERNAME", "admin")
+                .env("KC_BOOTSTRAP_ADMIN_PASSWORD", &password),
+            folder,
+        )?
+        .with_grace(GRACE);
+        let url = format!("http://127.0.0.1:{port}");
+        let client = Client::builder().no_proxy().build()?;
+        let form = [
+            ("grant_type", "password"),
+            ("client_id", "admin-cli"),
+            ("username", "admin"),
+            ("password", &password),
+        ];
+        let login = format!("{url}/realms/master/protocol/openid-connect/token");
+        let answer: Value = process
+            .ready(READY, || async {
+                let answer = client.post(&login).form(&form).send().await?;
+                Ok(answer.error_for_status()?.json().await?)
+            })
+            .await?;
+        let token = answer["access_token"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        Ok(Self {
+            _process: process,
+            url,
+            client,
+            token,
+        })
+    }
+
+    /// Lets [`CLIENT`] exchange what the issuer signed. Before, every exchange is refused.
+    ///
+    /// # Errors
+    /// When the administration API refuses a step.
+    pub async fn permit(&self) -> Result<()> {
+        let provider = format!("identity-provider/instances/{ISSUER_ALIAS}/management/permissions");
+        let permissions = self
+            .admin(Method::PUT, &provider, &json!({"enabled": true}))
+            .await?;
+        let permission = text(&permissions["scopePermissions"]["token-exchange"])?;
+        let management = self.id("realm-management").await?;
+        let resources = format!("clients/{management}/authz/resource-server");
+        let policy = json!({"name": CLIENT, "clients": [self.id(CLIENT).await?]});
+        let policy = self
+            .admin(Method::POST, &format!("{resources}/policy/client"), &policy)
+            .await?;
+        let path = format!("{resources}/permission/scope/{permission}");
+        let mut found = self.admin(Method::GET, &path, &Value::Null).await?;
+        found["policies"] = json!([text(&policy["id"])?]);
+        self.admin(Method::PUT, &path, &found).await?;
+        Ok(())
+    }
+
+    async fn id(&self, client: &str) -> Result<String> {
+        let found = self
+            .admin(
+                Method::GET,
+                &format!("clients?clientId={client}"),
+                &Value::Null,
+            )
+            .await?;
+        text(&found[0]["id"])
+    }
+
+    async fn admin(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
+        let url = format!("{}/admin/realms/{REALM}/{path}", self.url);
+        let mut request = self.client.request(method, url).bearer_auth(&self.token);
+        if !body.is_null() {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        let (status, body) = (answer.status(), answer.text().await?);
+        ensure!(status.is_success(), "{path}: {status}: {body}");
+        Ok(serde_json::from_str(&body).unwrap_or_default())
+    }
+
+    /// Everything that it serves, for a server with TLS.
+    pub fn routes(&self) -> Router {
+        let state = (self.url.clone(), self.client.clone());
+        Router::new().fallback(any(forward)).with_state(state)
+    }
+}
+
+async fn forward(State((url, client)): State<(String, Client)>, request: Request) -> Response {
+    let forwarded = async {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().map_or("/", |it| it.as_str());
+        let body = axum::body::to_bytes(body, 1 << 20).await?;
+        let mut onward = client
+            .request(parts.method, format!("{url}{path}"))
+            .body(body);
+        if let Some(kind) = parts.headers.get("content-type") {
+            onward = onward.header("content-type", kind);
+        }
+        let answer = onward.send().await?;
+        anyhow::Ok((answer.status(), answer.bytes().await?).into_response())
+    };
+    let failed = |error: anyhow::Error| {
+        (reqwest::StatusCode::BAD_GATEWAY, format!("{error:#}")).into_response()
+    };
+    forwarded.await.unwrap_or_else(failed)
+}
+
+fn text(value: &Value) -> Result<String> {
+    value
+        .as_str()
+        .map(str::to_owned)
+        .with_context(|| format!("no text: {value}"))
+}
+
+/// Good enough for a server that lives as long as a test, on loopback.
+fn password() -> String {
+    format!("{:016x}", RandomState::new().hash_one(()))
+}
+
+/// A realm whose public client has no secret, and which knows the issuer by its keys.
+fn realm(issuer: &Issuer) -> Value {
+    let none = format!("{}/none", Issuer::url());
+    json!({
+        "realm": REALM,
+        "enabled": true,
+        "clients": [
+            {"clientId": CLIENT, "publicClient": true, "standardFlowEnabled": false, "directAccessGrantsEnabled": false},
+            {"clientId": "registry", "publicClient": true, "standardFlowEnabled": false},
+        ],
+        "identityProviders": [{
+            "alias": ISSUER_ALIAS,
+            "providerId": "oidc",
+            "enabled": true,
+            "config": {
+                "issuer": Issuer::url(),
+                "validateSignature": "true",
+                "useJwksUrl": "false",
+                "publicKeySignatureVerifier": issuer.public_key_pem(),
+                // Else it looks for the claim `typ`, which identities do not have.
+                "disableTypeClaimCheck": "true",
+                "disableUserInfo": "true",
+                "authorizationUrl": none,
+                "tokenUrl": none,
+                "clientId": "unused",
+                "clientSecret": "unused",
+            },
+        }],
+    })
+}
+
+/// The distribution, downloaded and built for our options, or as an earlier run left it.
+fn distribution() -> Result<PathBuf> {
+    let cache = crate::peers::cache()?;
+    let folder = cache.join(format!("keycloak-{VERSION}"));
+    let program = folder.join(format!("keycloak-{VERSION}"));
+    if program.is_dir() {
+        return Ok(program);
+    }
+    let lock = File::create(cache.join(".keycloak.lock")).context("create a lock")?;
+    lock.lock().context("wait for another test")?;
+    if program.is_dir() {
+        return Ok(program);
+    }
+    progress::step(format_args!(
+        "fetching Keycloak {VERSION} from Maven Central"
+    ));
+    let partial = cache.join(".keycloak.partial");
+    let _ = fs::remove_dir_all(&partial);
+    fs::create_dir_all(&partial)?;
+    output(
+        Command::new("mvn")
+            .args(["-q", "-B", PLUGIN, "-Dmdep.stripVersion=true"])
+            .arg(format!(
+                "-Dartifact=org.keycloak:keycloak-quarkus-dist:{VERSION}:zip"
+            ))
+            .arg(format!("-DoutputDirectory={}", partial.display()))
+            .current_dir(&partial),
+    )?;
+    let zip = partial.join("keycloak-quarkus-dist.zip");
+    output(
+        Command::new("unzip")
+            .arg("-q")
+            .arg(&zip)
+            .arg("-d")
+            .arg(&partial),
+    )?;
+    fs::remove_file(&zip)?;
+    progress::step(format_args!("building Keycloak's configuration"));
+    let built = partial.join(format!("keycloak-{VERSION}/bin/kc.sh"));
+    output(Command::new(built).args(["build", "--db=dev-mem", FEATURES]))?;
+    fs::rename(&partial, &folder).context("keep Keycloak")?;
+    Ok(program)
+}
