@@ -9,6 +9,8 @@ pub mod azure;
 pub mod gcp;
 
 use crate::binding::ExchangeKind;
+use crate::registry::RegistryHost;
+use aws::EcrHost;
 
 /// Whether an exchange of this kind may send an identity token to `host`
 /// without the administrator's leave, because it is its cloud's own service.
@@ -37,6 +39,10 @@ pub fn is_service(kind: ExchangeKind, host: &str, port: u16) -> bool {
 /// `host`: where it is good for more than one registry, to its cloud's only.
 pub fn is_registry(kind: ExchangeKind, host: &str) -> bool {
     match kind {
+        ExchangeKind::Ecr => {
+            RegistryHost::parse(host).is_ok_and(|it| EcrHost::parse(&it).is_some())
+        }
+        ExchangeKind::EcrPublic => host == aws::ECR_PUBLIC,
         ExchangeKind::Gar => gcp::is_registry(host),
         ExchangeKind::Acr => azure::authority(host).is_some(),
         _ => true,

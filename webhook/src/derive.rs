@@ -248,8 +248,8 @@ impl Derivation {
         }
     }
 
-    /// What Google Cloud and Microsoft Entra give is good at every registry of
-    /// theirs: it goes there, or where the administrator lets it.
+    /// What a cloud gives is good at every registry that the identity may use
+    /// there: it goes to that cloud's, or where the administrator lets it.
     fn check_cloud_registry(
         &self,
         secret: &RepositorySecret,

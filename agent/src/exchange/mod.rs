@@ -23,6 +23,7 @@ mod trade;
 use std::future::Future;
 
 use secrecy::SecretString;
+use shared::clouds;
 use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 
@@ -100,5 +101,9 @@ pub async fn exchange(
         });
     };
     let outlet = upstream.outlet(&key.namespace, kind, own);
+    // A cloud's credential is good at more registries than one.
+    if !clouds::is_registry(kind, own.name()) && !outlet.lists_registry() {
+        return Err(Named::new(Code::HostNotAllowed, outlet.to_string()).into());
+    }
     key.trade.exchange(&outlet, &token).await
 }

@@ -2,11 +2,15 @@
 //! their text promises.
 
 mod desk;
+mod ecr;
 mod quay;
 
 use crate::case::Case;
 
 /// The trials of this module.
 pub(crate) fn cases() -> Vec<Case> {
-    quay::cases()
+    [quay::cases(), ecr::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
 }

@@ -358,11 +358,7 @@ fn a_clouds_credential_goes_to_its_clouds_registries() {
             ExchangeKind::EcrPublic,
         ),
         // By another name of the user's own: its region is unknown.
-        (
-            "aws",
-            "oci://registry.example.org/charts",
-            ExchangeKind::Ecr,
-        ),
+        ("aws", "oci://lab.example.org/charts", ExchangeKind::Ecr),
     ] {
         assert_eq!(at(provider, url), Ok(expected), "{url}");
     }

@@ -12,6 +12,7 @@ use kube::Api;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 use shared::errors::Code;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::api::Rest;
 use crate::rotation::Application;
@@ -27,11 +28,17 @@ pub(super) struct Desk<'s> {
     bindings: Api<CredentialBinding>,
     applications: Vec<Application>,
     applied: Vec<String>,
+    _turn: MutexGuard<'static, ()>,
 }
 
+/// The guides share names of projects, and each host has one address.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 impl<'s> Desk<'s> {
-    pub(super) fn new(scene: &'s Scene) -> Result<Self> {
+    /// Waits until no other guide is being played.
+    pub(super) async fn open(scene: &'s Scene) -> Result<Self> {
         Ok(Self {
+            _turn: TURN.lock().await,
             scene,
             rest: scene.rest()?,
             bindings: bindings::api(scene.client()?, ARGOCD),
@@ -51,15 +58,25 @@ impl<'s> Desk<'s> {
     pub(super) async fn apply(&mut self, yaml: &str, names: &[&str]) -> Result<()> {
         for name in names {
             let object = serde_json::to_value(document(yaml, name)?)?;
-            let collection = match object["kind"].as_str() {
-                Some("ServiceAccount") => "serviceaccounts",
-                Some("Secret") => "secrets",
-                kind => anyhow::bail!("{name} is a {kind:?}"),
-            };
-            let path = format!("/api/v1/namespaces/{ARGOCD}/{collection}");
-            self.create(&path, &object).await?;
+            self.apply_object(&object).await?;
         }
         Ok(())
+    }
+
+    /// Applies a ServiceAccount or Secret.
+    pub(super) async fn apply_object(&mut self, object: &Value) -> Result<()> {
+        let collection = match object["kind"].as_str() {
+            Some("ServiceAccount") => "serviceaccounts",
+            Some("Secret") => "secrets",
+            kind => anyhow::bail!("a {kind:?}"),
+        };
+        let path = format!("/api/v1/namespaces/{ARGOCD}/{collection}");
+        self.create(&path, object).await
+    }
+
+    /// Makes a namespace for what Applications deploy.
+    pub(super) async fn namespace(&self, name: &'static str) -> Result<()> {
+        self.scene.namespace(name, &[]).await.map(drop)
     }
 
     async fn create(&mut self, collection: &str, object: &Value) -> Result<()> {

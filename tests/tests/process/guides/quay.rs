@@ -11,7 +11,6 @@ use harness::scene::ARGOCD;
 use harness::targets::identity;
 use serde_json::{Value, json};
 use shared::errors::Code;
-use tokio::sync::Mutex;
 
 use super::desk::{Desk, document};
 use crate::case::{Case, shared};
@@ -27,8 +26,6 @@ pub(super) fn cases() -> Vec<Case> {
 
 const SECRETS: &str = include_str!("quay.yaml");
 const APPLICATION: &str = include_str!("quay-application.yaml");
-/// The registry of the guide has one address.
-static TURN: Mutex<()> = Mutex::const_new(());
 
 /// The registry, under the name that the guide gives it.
 async fn registry(scene: &Scene, name: &str) -> Result<Quay> {
@@ -56,14 +53,13 @@ fn chart(name: &str) -> Chart<'_> {
 
 /// "Configuration steps".
 async fn one_project(scene: &Scene) -> Result<()> {
-    let _turn = TURN.lock().await;
+    let mut desk = Desk::open(scene).await?;
     let quay = registry(scene, "guide-one").await?;
     federate(scene, &quay, "myorg+argocd", "default");
     let targets = &scene.around.targets;
     targets.push(&scene.peers, &quay, "myorg/charts", &chart("my-chart"))?;
     scene.namespace("my-app", &[]).await?;
 
-    let mut desk = Desk::new(scene)?;
     desk.apply(APPLICATION, &["argocd-project-default"]).await?;
     desk.apply(SECRETS, &["my-oci-repo"]).await?;
     let binding = desk.ready("my-oci-repo").await?;
@@ -89,10 +85,9 @@ async fn one_project(scene: &Scene) -> Result<()> {
 
 /// "Multi-project setup".
 async fn several_projects(scene: &Scene) -> Result<()> {
-    let _turn = TURN.lock().await;
+    let mut desk = Desk::open(scene).await?;
     let quay = registry(scene, "guide-several").await?;
     scene.namespace("guide-several", &[]).await?;
-    let mut desk = Desk::new(scene)?;
     let teams = [
         ("production", "prod", "prod-registry"),
         ("staging", "staging", "staging-registry"),
@@ -148,12 +143,11 @@ fn application(name: &str, project: &str, folder: &str, chart: &str) -> Value {
 
 /// "Troubleshooting", from the robot on; what goes wrong before it is SPIRE's.
 async fn troubleshooting(scene: &Scene) -> Result<()> {
-    let _turn = TURN.lock().await;
+    let mut desk = Desk::open(scene).await?;
     let quay = registry(scene, "guide-trouble").await?;
     let targets = &scene.around.targets;
     targets.push(&scene.peers, &quay, "myorg/charts", &chart("my-chart"))?;
     scene.namespace("guide-trouble", &[]).await?;
-    let mut desk = Desk::new(scene)?;
 
     // "Token does not match robot": the federation has another subject.
     federate(scene, &quay, "myorg+argocd", "another");
