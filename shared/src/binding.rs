@@ -10,7 +10,7 @@ mod status;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::exchange::{CloudAccount, Exchange, ExchangeKind};
+pub use self::exchange::{CloudAccount, Exchange, ExchangeKind, reserved_parameter};
 pub use self::identity::{CredentialKind, Identity, is_mintable, is_usual_api_server_audience};
 pub use self::status::{Condition, CredentialBindingStatus, NodeError, NodeState, NodeStatus};
 use crate::errors::{Code, Named};

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use shared::binding::Exchange as Parameters;
+use shared::binding::{Exchange as Parameters, reserved_parameter};
 use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
@@ -33,19 +33,6 @@ const USERNAME: &str = "token";
 /// For a token that does not say when it ends (RFC 8693 only recommends it): as
 /// long as distribution's realms have it.
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
-/// Parameters that are made here, or would be a secret in a binding.
-const REFUSED: [&str; 9] = [
-    "grant_type",
-    "subject_token",
-    "subject_token_type",
-    "requested_token_type",
-    "audience",
-    "actor_token",
-    "client_secret",
-    "client_assertion",
-    "password",
-];
-
 /// OAuth 2.0 token exchange (RFC 8693).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenExchange {
@@ -105,10 +92,7 @@ fn split(token_url: &str) -> Result<(Url, Vec<(String, String)>), Named> {
         .query_pairs()
         .map(|(name, value)| (name.into_owned(), value.into_owned()))
         .collect();
-    if let Some(name) = REFUSED
-        .iter()
-        .find(|it| form.iter().any(|(name, _)| name.eq_ignore_ascii_case(it)))
-    {
+    if let Some(name) = reserved_parameter(&url) {
         let detail = format!("exchange.tokenUrl has the parameter {name}");
         return Err(Named::new(Code::InvalidSecret, detail));
     }

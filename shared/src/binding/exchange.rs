@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 /// How an identity becomes a credential.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,6 +51,29 @@ impl Exchange {
             _ => false,
         }
     }
+}
+
+/// Parameters of a token request that the agent makes itself, or that would be
+/// a secret in a binding.
+const RESERVED_PARAMETERS: [&str; 9] = [
+    "grant_type",
+    "subject_token",
+    "subject_token_type",
+    "requested_token_type",
+    "audience",
+    "actor_token",
+    "client_secret",
+    "client_assertion",
+    "password",
+];
+
+/// The first parameter in a token service's URL that may not be there; all
+/// others go into the request's form.
+pub fn reserved_parameter(token_url: &Url) -> Option<&'static str> {
+    RESERVED_PARAMETERS.into_iter().find(|reserved| {
+        let mut names = token_url.query_pairs().map(|(name, _)| name);
+        names.any(|name| name.eq_ignore_ascii_case(reserved))
+    })
 }
 
 /// Who the identity is at its cloud, from annotations of the service account.

@@ -1,7 +1,7 @@
 //! Repository and repo-creds Secrets.
 
 use crate::{
-    binding::{CredentialKind, Provider, ProxyKind},
+    binding::{CredentialKind, Provider, ProxyKind, reserved_parameter},
     errors::{Code, Named},
     proxy_view::upstream_proxy,
     registry::{RepositoryReference, Scheme},
@@ -155,6 +155,10 @@ pub(super) fn parse(
     let registry_auth_url = reader.https_url(key::REGISTRY_AUTH_URL);
     // Azure's may hold `{tenantID}`, which the URL keeps in percent encoding.
     let token_url = reader.https_url(key::TOKEN_URL);
+    if let Some(name) = token_url.as_ref().and_then(reserved_parameter) {
+        let reason = format!("has the parameter {name}");
+        reader.problem(Code::InvalidSecret, key::TOKEN_URL, &reason);
+    }
     let credential = credential(&mut reader);
     let delivery = reader
         .one_of(

@@ -373,3 +373,23 @@ fn a_clouds_credential_goes_to_its_clouds_registries() {
         assert!(errors[0].detail.contains("key url"), "{errors:?}");
     }
 }
+
+#[test]
+fn a_token_url_carries_no_secret() {
+    let with_url = |url| {
+        let mut pairs = with(&QUAY[..3], "workloadIdentityTokenURL", url);
+        pairs.push(("workloadIdentityAudience", "registry"));
+        pairs
+    };
+    let url = "https://lab.example.org/token?client_id=argocd";
+    let spec = derive("repository", &with_url(url)).unwrap();
+    assert_eq!(spec.exchange.token_url.as_deref(), Some(url));
+    for url in [
+        "https://lab.example.org/token?client_secret=hunter2",
+        "https://lab.example.org/token?a=b&Password=hunter2",
+    ] {
+        let errors = derive("repository", &with_url(url)).unwrap_err();
+        assert_eq!(errors[0].code, Code::InvalidSecret, "{errors:?}");
+        assert!(!format!("{errors:?}").contains("hunter2"), "{errors:?}");
+    }
+}
