@@ -21,7 +21,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, deco
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::upstreams::Issuer;
+use crate::upstreams::Trusted;
 
 /// The `iss` of its tokens.
 pub const ISSUER: &str = "token-server";
@@ -34,7 +34,7 @@ struct Inner {
     service: String,
     key: EncodingKey,
     jwks: String,
-    identities: JwkSet,
+    identities: Trusted,
     audience: String,
     /// Repositories of each subject, by prefix.
     grants: BTreeMap<String, String>,
@@ -54,7 +54,7 @@ impl TokenServer {
     /// # Errors
     /// When its key or its client cannot be made.
     pub fn new(
-        issuer: &Issuer,
+        issuer: Trusted,
         audience: &str,
         service: &str,
         grants: &[(&str, &str)],
@@ -68,7 +68,7 @@ impl TokenServer {
             service: service.to_owned(),
             key,
             jwks: serde_json::to_string(&JwkSet { keys: vec![public] })?,
-            identities: issuer.keys().clone(),
+            identities: issuer,
             audience: audience.to_owned(),
             grants: grants.iter().map(grant).collect(),
             registry: OnceLock::new(),
@@ -170,15 +170,17 @@ impl Inner {
     }
 }
 
-/// The subject of an identity of [`Issuer::url`], or why it is none.
-pub(crate) fn verify(keys: &JwkSet, audience: &str, token: &str) -> Result<String, &'static str> {
-    let key = keys
-        .keys
-        .first()
-        .and_then(|key| DecodingKey::from_jwk(key).ok());
+/// The subject of an identity of a trusted issuer, or why it is none.
+pub(crate) fn verify(
+    trusted: &Trusted,
+    audience: &str,
+    token: &str,
+) -> Result<String, &'static str> {
+    let keys = &trusted.keys.keys;
+    let key = keys.first().and_then(|key| DecodingKey::from_jwk(key).ok());
     let mut validation = Validation::new(Algorithm::RS256);
     validation.leeway = 0;
-    validation.set_issuer(&[Issuer::url()]);
+    validation.set_issuer(&[&trusted.issuer]);
     validation.set_audience(&[audience]);
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
     let claims = decode::<Claims>(token, &key.ok_or("no key")?, &validation);

@@ -17,6 +17,15 @@ use super::{Server, Upstreams};
 /// The issuer's host name.
 const HOST: &str = "issuer.example.test";
 
+/// An issuer as those see it who trust it.
+#[derive(Debug, Clone)]
+pub struct Trusted {
+    /// The `iss` of its tokens.
+    pub issuer: String,
+    /// The keys that verify them.
+    pub keys: JwkSet,
+}
+
 /// A running issuer.
 pub struct Issuer {
     key: EncodingKey,
@@ -67,6 +76,15 @@ impl Issuer {
     #[must_use]
     pub fn keys(&self) -> &JwkSet {
         &self.keys
+    }
+
+    /// What a registry that trusts it knows of it.
+    #[must_use]
+    pub fn trusted(&self) -> Trusted {
+        Trusted {
+            issuer: Self::url(),
+            keys: self.keys.clone(),
+        }
     }
 
     /// The key that verifies its tokens, PEM.

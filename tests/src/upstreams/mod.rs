@@ -26,7 +26,7 @@ use shared::binding::ExchangeKind;
 use shared::registry::RegistryHost;
 use tempfile::TempDir;
 
-pub use issuer::Issuer;
+pub use issuer::{Issuer, Trusted};
 
 use crate::control_plane::Authority;
 

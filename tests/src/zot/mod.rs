@@ -11,11 +11,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use jsonwebtoken::jwk::JwkSet;
 use serde_json::json;
 
 use crate::token_server::{refuse, shown, verify};
-use crate::upstreams::Issuer;
+use crate::upstreams::{Issuer, Trusted};
 
 /// Its configuration.
 pub struct Zot {
@@ -31,23 +30,26 @@ pub struct Zot {
 
 struct Running {
     zot: Zot,
-    keys: JwkSet,
+    identities: Trusted,
 }
 
 impl Zot {
     /// Its routes, trusting `issuer`. The realm is at `/zot/auth/token`.
     pub fn routes(self, issuer: &Issuer) -> Router {
-        let keys = issuer.keys().clone();
+        let identities = issuer.trusted();
         Router::new()
             .route("/v2/", get(base))
             .route("/zot/auth/token", get(token))
-            .with_state(Arc::new(Running { zot: self, keys }))
+            .with_state(Arc::new(Running {
+                zot: self,
+                identities,
+            }))
     }
 }
 
 async fn base(State(it): State<Arc<Running>>, headers: HeaderMap) -> Response {
     let accepted = shown(&headers)
-        .is_some_and(|(_, token)| verify(&it.keys, &it.zot.audience, &token).is_ok());
+        .is_some_and(|(_, token)| verify(&it.identities, &it.zot.audience, &token).is_ok());
     if it.zot.anonymous || accepted {
         return Json(json!({})).into_response();
     }
@@ -72,7 +74,7 @@ async fn token(State(it): State<Arc<Running>>, headers: HeaderMap) -> Response {
     if scheme != "Basic" {
         return (StatusCode::BAD_REQUEST, Json(json!({"errors": []}))).into_response();
     }
-    match verify(&it.keys, &it.zot.audience, &token) {
+    match verify(&it.identities, &it.zot.audience, &token) {
         // The identity is what Zot's API takes as a bearer.
         Ok(_) => Json(json!({ "token": token, "access_token": token })).into_response(),
         Err(reason) => refuse(reason),

@@ -44,7 +44,8 @@ impl Scene {
     async fn start() -> Result<Self> {
         let world = Upstreams::new()?;
         let issuer = Issuer::start(&world).await?;
-        let server = TokenServer::new(&issuer, "registry", SERVICE, &[(SUBJECT, "prod/")])?;
+        let server =
+            TokenServer::new(issuer.trusted(), "registry", SERVICE, &[(SUBJECT, "prod/")])?;
         let front = world.serve(&["localhost"], server.routes()).await?;
         let host = format!("localhost:{}", front.address.port());
         let auth = TokenAuth {

@@ -149,7 +149,8 @@ async fn what_is_no_registry_or_not_well_has_its_name() {
 async fn a_registry_that_asks_for_a_password_gets_it_at_its_own_endpoint() {
     let world = Upstreams::new().unwrap();
     let issuer = Issuer::start(&world).await.unwrap();
-    let server = TokenServer::new(&issuer, "registry", "r", &[(SUBJECT, "prod/")]).unwrap();
+    let server =
+        TokenServer::new(issuer.trusted(), "registry", "r", &[(SUBJECT, "prod/")]).unwrap();
     let _server = world.serve(&[HOST], server.basic_routes()).await.unwrap();
     let identity = issuer.token(SUBJECT, "registry", LIFE).unwrap();
     assert!(case().run(&world, &identity).await.is_ok());

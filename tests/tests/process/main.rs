@@ -14,6 +14,7 @@ mod argocd;
 mod bad_input;
 mod csi_sanity;
 mod demo;
+mod exchanges;
 mod guides;
 mod identity;
 mod injection;
@@ -40,6 +41,7 @@ fn cases() -> Vec<Case> {
         rotation::cases(),
         isolation::cases(),
         guides::cases(),
+        exchanges::cases(),
         argocd::cases(),
         injection::cases(),
         workloads::cases(),
