@@ -269,7 +269,8 @@ fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
         return Err(error);
     }
     let trade = |host: &RegistryHost| {
-        Trade::of(&spec.exchange, host).map_err(|error| refuse(error.code, &error.detail))
+        Trade::of(&spec.exchange, &spec.identity.audience, host)
+            .map_err(|error| refuse(error.code, &error.detail))
     };
     let (slot, trade) = match (spec.delivery, spec.target.kind) {
         (Delivery::Exec, TargetKind::Cluster) => {

@@ -39,12 +39,13 @@ pub enum Trade {
 }
 
 impl Trade {
-    /// The trade of a binding with these parameters at the registry `host`.
+    /// The trade of a binding with these parameters, whose identity has
+    /// `audience`, at the registry `host`.
     ///
     /// # Errors
     /// The code and the field, for parameters that the protocol cannot do with
     /// or without.
-    pub fn of(parameters: &Parameters, host: &RegistryHost) -> Result<Self, Named> {
+    pub fn of(parameters: &Parameters, audience: &str, host: &RegistryHost) -> Result<Self, Named> {
         Ok(match parameters.kind {
             ExchangeKind::None => Self::Keep,
             ExchangeKind::Quay => Self::Quay(Quay::of(parameters, host)?),
@@ -54,7 +55,7 @@ impl Trade {
                 Self::TokenExchange(TokenExchange::of(parameters, host)?)
             }
             ExchangeKind::Ecr | ExchangeKind::EcrPublic => Self::Ecr(Ecr::of(parameters, host)?),
-            ExchangeKind::Gar => Self::Gar(Gar::of(parameters, host)?),
+            ExchangeKind::Gar => Self::Gar(Gar::of(parameters, audience, host)?),
             ExchangeKind::Acr => Self::Acr(Acr::of(parameters, host)?),
         })
     }
