@@ -16,19 +16,23 @@
 //!   guides                      the hosts that the public guides name
 //!   identities                  who gives identities, and whom registry and remote cluster trust
 //!   upstreams                   token services and registries around the agent's exchanges
+//!   gcp, azure, cloud           the token services and registries of the public clouds, and what those share
 //!   targets                     what Argo CD pulls from and deploys to
 //! ```
 
 pub mod admission;
 pub mod argocd;
+pub mod azure;
 pub mod binaries;
 pub mod bindings;
 pub mod chart;
+pub mod cloud;
 pub mod cluster;
 pub mod code;
 pub mod control_plane;
 pub mod demo;
 mod folders;
+pub mod gcp;
 pub mod generations;
 pub mod guides;
 pub mod identities;

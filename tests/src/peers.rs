@@ -179,3 +179,11 @@ impl NodePeers {
 pub fn csi_sanity() -> Result<PathBuf> {
     CSI_SANITY.build(&prepare_cache()?)
 }
+
+/// CNCF distribution's registry alone, built when the cache lacks it.
+///
+/// # Errors
+/// As [`Peers::prepare`].
+pub fn registry() -> Result<PathBuf> {
+    REGISTRY.build(&prepare_cache()?)
+}
