@@ -7,5 +7,8 @@
     reason = "helpers of tests are tests"
 )]
 
+mod acr;
+mod clouds;
+mod gar;
 mod guard;
 mod roads;
