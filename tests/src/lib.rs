@@ -18,20 +18,24 @@
 //!   token_server, zot, keycloak token realms of registries, and a token service of OAuth 2.0
 //!   upstreams                   token services and registries around the agent's exchanges
 //!   aws, moto                   a scripted AWS, and a real program that speaks its protocols
+//!   gcp, azure, cloud           the token services and registries of the public clouds, and what those share
 //!   targets                     what Argo CD pulls from and deploys to
 //! ```
 
 pub mod admission;
 pub mod argocd;
 pub mod aws;
+pub mod azure;
 pub mod binaries;
 pub mod bindings;
 pub mod chart;
+pub mod cloud;
 pub mod cluster;
 pub mod code;
 pub mod control_plane;
 pub mod demo;
 mod folders;
+pub mod gcp;
 pub mod generations;
 pub mod guides;
 pub mod identities;

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod acr;
+mod cloud;
 pub mod distribution;
 pub mod ecr;
 pub mod gar;

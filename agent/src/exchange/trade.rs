@@ -45,7 +45,7 @@ impl Trade {
     /// The code and the field, for parameters that the protocol cannot do with
     /// or without.
     pub fn of(spec: &CredentialBindingSpec, host: &RegistryHost) -> Result<Self, Named> {
-        let parameters = &spec.exchange;
+        let (parameters, audience) = (&spec.exchange, spec.identity.audience.as_str());
         Ok(match parameters.kind {
             ExchangeKind::None => Self::Keep,
             ExchangeKind::Quay => Self::Quay(Quay::of(parameters, host)?),
@@ -56,11 +56,10 @@ impl Trade {
             }
             ExchangeKind::Distribution => Self::Distribution(Distribution::of(parameters, host)?),
             ExchangeKind::TokenExchange => {
-                let audience = &spec.identity.audience;
                 Self::TokenExchange(TokenExchange::of(parameters, host, audience)?)
             }
             ExchangeKind::Ecr | ExchangeKind::EcrPublic => Self::Ecr(Ecr::of(parameters, host)?),
-            ExchangeKind::Gar => Self::Gar(Gar::of(parameters, host)?),
+            ExchangeKind::Gar => Self::Gar(Gar::of(parameters, audience, host)?),
             ExchangeKind::Acr => Self::Acr(Acr::of(parameters, host)?),
         })
     }

@@ -1,9 +1,12 @@
 //! Microsoft Azure: Container Registry and the authorities of Microsoft Entra,
 //! in the public and in the sovereign clouds.
 
+/// The authority of the public cloud.
+pub const PUBLIC_AUTHORITY: &str = "login.microsoftonline.com";
+
 /// Registries' endings, each with its cloud's authority.
 const CLOUDS: [(&str, &str); 3] = [
-    ("azurecr.io", "login.microsoftonline.com"),
+    ("azurecr.io", PUBLIC_AUTHORITY),
     ("azurecr.cn", "login.chinacloudapi.cn"),
     ("azurecr.us", "login.microsoftonline.us"),
 ];

@@ -23,9 +23,60 @@ pub fn is_registry(host: &str) -> bool {
         || (is_below("pkg.dev") && host.ends_with("-docker.pkg.dev") && !host.starts_with('-'))
 }
 
+/// The workload identity provider that `audience` is the full name of, with or
+/// without `https:`, as `projects/…/providers/…`. Providers without a list of
+/// their own accept both forms as a token's audience.
+pub fn provider(audience: &str) -> Option<&str> {
+    let name = audience.strip_prefix("https:").unwrap_or(audience);
+    let provider = name.strip_prefix("//iam.googleapis.com/")?;
+    let parts: Vec<_> = provider.split('/').collect();
+    let [
+        "projects",
+        project,
+        "locations",
+        location,
+        "workloadIdentityPools",
+        pool,
+        "providers",
+        id,
+    ] = parts[..]
+    else {
+        return None;
+    };
+    let is_name = |text: &str| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+        !text.is_empty() && text.bytes().all(is_plain)
+    };
+    [project, location, pool, id]
+        .into_iter()
+        .all(is_name)
+        .then_some(provider)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_audience_may_be_a_providers_full_name() {
+        let name = "projects/123/locations/global/workloadIdentityPools/argocd/providers/main";
+        for prefix in ["//iam.googleapis.com/", "https://iam.googleapis.com/"] {
+            assert_eq!(provider(&format!("{prefix}{name}")), Some(name));
+        }
+        for other in [
+            "",
+            "my-audience",
+            name,
+            "http://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/o",
+            "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p",
+            "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools//providers/o",
+            "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/o/x",
+            "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/o?x",
+            "//evil.test/projects/1/locations/global/workloadIdentityPools/p/providers/o",
+        ] {
+            assert_eq!(provider(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn registries_are_googles_own() {

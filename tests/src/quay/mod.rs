@@ -14,10 +14,10 @@ mod auth;
 mod content;
 mod federation;
 mod journal;
-mod robots;
+pub(crate) mod robots;
 #[cfg(test)]
 mod tests;
-mod tokens;
+pub(crate) mod tokens;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
@@ -373,7 +373,7 @@ fn routes(state: Arc<State>) -> Router {
 }
 
 /// The user and password of a Basic credential.
-fn basic(encoded: &str) -> Option<(String, String)> {
+pub(crate) fn basic(encoded: &str) -> Option<(String, String)> {
     let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
     let (user, password) = decoded.split_once(':')?;
     Some((user.to_owned(), password.to_owned()))

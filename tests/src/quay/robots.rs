@@ -81,7 +81,7 @@ impl Robot {
 
 /// The repositories that a token request asks for. `scopes` are the raw query values: each may hold
 /// several scopes separated by spaces; what is no `repository:<name>:<actions>` is ignored.
-pub(super) fn parse_scopes<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Vec<Access> {
+pub(crate) fn parse_scopes<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Vec<Access> {
     scopes
         .into_iter()
         .flat_map(str::split_whitespace)
@@ -96,7 +96,8 @@ pub(super) fn parse_scopes<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Vec
         .collect()
 }
 
-fn covers(rules: &[String], repository: &str) -> bool {
+/// Whether one of the rules of [`Robot::pull`] covers the repository.
+pub(crate) fn covers(rules: &[String], repository: &str) -> bool {
     rules.iter().any(|rule| {
         if rule.ends_with('/') {
             repository.starts_with(rule.as_str())

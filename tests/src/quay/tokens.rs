@@ -14,7 +14,7 @@ use jsonwebtoken::{
 use serde::{Deserialize, Serialize};
 
 /// One ES256 signing key with its published half.
-pub(super) struct SigningKey {
+pub(crate) struct SigningKey {
     id: String,
     private: EncodingKey,
     public: Jwk,
@@ -22,7 +22,7 @@ pub(super) struct SigningKey {
 }
 
 /// Why a robot's password that looks like a JWT was not accepted.
-pub(super) enum Rejection {
+pub(crate) enum Rejection {
     /// Signed by a key that the stand-in does not have (a raw SVID, or a key rotated away).
     UnknownKey,
     /// Expired, or not signed by the key that it names.
@@ -31,11 +31,11 @@ pub(super) enum Rejection {
 
 /// Claims of a robot token: what the federation endpoint returns and `/v2/auth` takes as a password.
 #[derive(Serialize, Deserialize)]
-pub(super) struct RobotClaims {
+pub(crate) struct RobotClaims {
     iss: String,
     aud: String,
     /// The robot's full name, `namespace+name`.
-    pub(super) sub: String,
+    pub(crate) sub: String,
     iat: i64,
     nbf: i64,
     exp: i64,
@@ -56,16 +56,16 @@ struct RegistryClaims<'a> {
 
 /// One entry of a registry token's `access` list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Access {
+pub(crate) struct Access {
     #[serde(rename = "type")]
-    pub(super) kind: &'static str,
-    pub(super) name: String,
-    pub(super) actions: Vec<String>,
+    pub(crate) kind: &'static str,
+    pub(crate) name: String,
+    pub(crate) actions: Vec<String>,
 }
 
 impl SigningKey {
     /// A fresh P-256 key under the given key ID.
-    pub(super) fn generate(id: impl Into<String>) -> Result<Self> {
+    pub(crate) fn generate(id: impl Into<String>) -> Result<Self> {
         let id = id.into();
         let pair =
             rcgen::KeyPair::generate().context("could not make the registry's signing key")?;
@@ -84,7 +84,7 @@ impl SigningKey {
     }
 
     /// The JWKS document that the real registry verifies registry tokens with.
-    pub(super) fn jwks(&self) -> Result<String> {
+    pub(crate) fn jwks(&self) -> Result<String> {
         let set = JwkSet {
             keys: vec![self.public.clone()],
         };
@@ -92,7 +92,7 @@ impl SigningKey {
     }
 
     /// A robot token: the password of `robot` until it expires.
-    pub(super) fn robot_token(
+    pub(crate) fn robot_token(
         &self,
         service: &str,
         robot: &str,
@@ -110,7 +110,7 @@ impl SigningKey {
     }
 
     /// A registry token that grants exactly `access`; `subject` is empty for anonymous callers.
-    pub(super) fn registry_token(
+    pub(crate) fn registry_token(
         &self,
         service: &str,
         subject: &str,
@@ -130,7 +130,7 @@ impl SigningKey {
     }
 
     /// The claims of a robot token that this key signed and that has not expired.
-    pub(super) fn verify_robot_token(&self, token: &str) -> Result<RobotClaims, Rejection> {
+    pub(crate) fn verify_robot_token(&self, token: &str) -> Result<RobotClaims, Rejection> {
         let known = decode_header(token)
             .ok()
             .and_then(|header| header.kid)
@@ -158,10 +158,10 @@ impl SigningKey {
 }
 
 /// The `iss` of every token made here; the real registry is configured to trust exactly this one.
-pub(super) const ISSUER: &str = "quay";
+pub(crate) const ISSUER: &str = "quay";
 
 /// The subject of a registry token, unverified: good for a log line, never for a decision.
-pub(super) fn claimed_subject(token: &str) -> Option<String> {
+pub(crate) fn claimed_subject(token: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Subject {
         sub: String,

@@ -7,9 +7,12 @@
     reason = "helpers of tests are tests"
 )]
 
+mod acr;
 mod aws;
 mod case;
+mod clouds;
 mod distribution;
+mod gar;
 mod guard;
 mod keycloak;
 mod passthrough;
