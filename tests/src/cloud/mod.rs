@@ -10,6 +10,7 @@ pub(crate) mod assertion;
 mod front;
 mod journal;
 
+use anyhow::{Context as _, Result};
 use aws_lc_rs::rand;
 use axum::extract::{FromRequest, Request as HttpRequest};
 use axum::http::StatusCode;
@@ -37,7 +38,7 @@ impl<S: Send + Sync> FromRequest<S> for Form {
             return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
         }
         let body = axum::body::Bytes::from_request(request, state).await;
-        let body = body.map_err(|_| StatusCode::BAD_REQUEST)?;
+        let body = body.map_err(|rejection| rejection.status())?;
         Ok(Self(form_urlencoded::parse(&body).into_owned().collect()))
     }
 }
@@ -51,8 +52,8 @@ pub(crate) fn field<'a>(fields: &'a [(String, String)], name: &str) -> &'a str {
 }
 
 /// A token that nobody can read anything from, as long as real ones are.
-pub(crate) fn opaque(prefix: &str) -> anyhow::Result<String> {
+pub(crate) fn opaque(prefix: &str) -> Result<String> {
     let mut bytes = [0; 96];
-    rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("no randomness"))?;
+    rand::fill(&mut bytes).context("no randomness")?;
     Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
