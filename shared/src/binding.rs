@@ -10,7 +10,9 @@ mod status;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::exchange::{CloudAccount, Exchange, ExchangeKind, reserved_parameter};
+pub use self::exchange::{
+    CloudAccount, Exchange, ExchangeKind, RESERVED_PARAMETERS, reserved_parameter,
+};
 pub use self::identity::{CredentialKind, Identity, is_mintable, is_usual_api_server_audience};
 pub use self::status::{Condition, CredentialBindingStatus, NodeError, NodeState, NodeStatus};
 use crate::errors::{Code, Named};

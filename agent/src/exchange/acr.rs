@@ -7,14 +7,14 @@
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use shared::binding::{CloudAccount, Exchange as Parameters, ExchangeKind};
+use shared::binding::{CloudAccount, Exchange as Parameters};
 use shared::clouds::azure;
 use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 
 use super::http::{Answer, Outlet, redact};
-use super::{Credential, Exchange, cloud, trade};
+use super::{Credential, Exchange, trade};
 use crate::identity::IdentityToken;
 use crate::jwt::Claims;
 use crate::refresh::{Failure, Fresh};
@@ -50,7 +50,7 @@ impl Acr {
             let detail = "exchange.account is not set";
             return Err(Named::new(Code::ServiceAccountAnnotationMissing, detail));
         };
-        if !cloud::is_plain(&tenant_id) {
+        if !trade::is_plain(&tenant_id) {
             let detail = "exchange.account.azure.tenantId is no tenant";
             return Err(Named::new(Code::ServiceAccountAnnotationMissing, detail));
         }
@@ -187,7 +187,6 @@ impl Exchange for Acr {
         outlet: &Outlet,
         identity: &IdentityToken,
     ) -> Result<Fresh<Credential>, Failure> {
-        cloud::check_registry(ExchangeKind::Acr, &self.host, outlet)?;
         let access_token = self.log_in(outlet, identity).await?;
         self.trade_in(outlet, &access_token).await
     }

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use shared::binding::ExchangeKind;
+
 use super::*;
 use crate::exchange::http::answer_of;
 use crate::jwt::tests::token;

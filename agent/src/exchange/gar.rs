@@ -10,21 +10,25 @@ use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
-use shared::binding::{CloudAccount, Exchange as Parameters, ExchangeKind};
+use shared::binding::{CloudAccount, Exchange as Parameters};
 use shared::clouds::gcp;
 use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 
 use super::http::{Answer, Outlet};
-use super::{Credential, Exchange, cloud, trade};
+use super::{Credential, Exchange, trade};
 use crate::identity::IdentityToken;
 use crate::refresh::{Failure, Fresh};
 
 /// The user name that goes with an access token.
 const USERNAME: &str = "oauth2accesstoken";
-/// The scope that the registries of Google Cloud ask for.
-const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
+/// The scope of the federated token: impersonation wants no less.
+const FEDERATED_SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
+/// The scope of what is delivered: to read storage, with which Artifact Registry
+/// and Container Registry let one pull (Artifact Registry, "Deploying to Compute
+/// Engine", access scopes). Whoever saw the token could do no more with it.
+const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_only";
 /// The longest life that a service account's token has without an exception of
 /// the organisation's policy.
 const LIFETIME: &str = "3600s";
@@ -56,7 +60,7 @@ impl Gar {
             let detail = "exchange.account is not set";
             return Err(Named::new(Code::ServiceAccountAnnotationMissing, detail));
         };
-        if !cloud::is_plain(&service_account) {
+        if !trade::is_plain(&service_account) {
             let detail = "exchange.account.gcp.serviceAccount is no email";
             return Err(Named::new(Code::ServiceAccountAnnotationMissing, detail));
         }
@@ -94,7 +98,7 @@ impl Gar {
                 "audience",
                 &format!("//iam.googleapis.com/{}", self.provider),
             ),
-            ("scope", SCOPE),
+            ("scope", FEDERATED_SCOPE),
             (
                 "requested_token_type",
                 "urn:ietf:params:oauth:token-type:access_token",
@@ -212,7 +216,6 @@ impl Exchange for Gar {
         outlet: &Outlet,
         identity: &IdentityToken,
     ) -> Result<Fresh<Credential>, Failure> {
-        cloud::check_registry(ExchangeKind::Gar, &self.host, outlet)?;
         let federated = self.federate(outlet, identity).await?;
         self.impersonate(outlet, &federated).await
     }

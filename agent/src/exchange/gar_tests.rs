@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use shared::binding::ExchangeKind;
+
 use super::*;
 use crate::exchange::http::answer_of;
 

@@ -10,7 +10,6 @@
 //! ```
 
 pub mod acr;
-mod cloud;
 pub mod distribution;
 pub mod ecr;
 pub mod gar;
@@ -104,7 +103,8 @@ pub async fn exchange(
     let outlet = upstream.outlet(&key.namespace, kind, own);
     // A cloud's credential is good at more registries than one.
     if !clouds::is_registry(kind, own.name()) && !outlet.lists_registry() {
-        return Err(Named::new(Code::HostNotAllowed, outlet.to_string()).into());
+        let detail = format!("{outlet}: no registry of the cloud of exchange {kind}");
+        return Err(Named::new(Code::HostNotAllowed, detail).into());
     }
     key.trade.exchange(&outlet, &token).await
 }

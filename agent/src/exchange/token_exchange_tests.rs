@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use shared::binding::ExchangeKind;
+use shared::binding::{ExchangeKind, RESERVED_PARAMETERS};
 
 use super::*;
 use crate::exchange::http::answer_of;
@@ -125,7 +125,7 @@ fn what_the_token_urls_query_says_goes_into_the_form() {
         expected.map(|(name, value)| (name.into(), value.into()))
     );
     assert_eq!(found.audience, "registry");
-    for name in REFUSED {
+    for name in RESERVED_PARAMETERS {
         let url = format!(
             "https://sso.test/token?client_id=argocd&{}=x",
             name.to_uppercase()
@@ -177,7 +177,7 @@ proptest! {
     fn no_query_overrides_what_the_exchange_is(query in "[a-zA-Z_&=%]{0,40}|(client_secret|audience|password)=x") {
         if let Ok((url, form)) = split(&format!("https://sso.test/t?{query}")) {
             prop_assert_eq!(url.as_str(), "https://sso.test/t");
-            prop_assert!(form.iter().all(|(name, _)| !REFUSED.contains(&name.as_str())));
+            prop_assert!(form.iter().all(|(name, _)| !RESERVED_PARAMETERS.contains(&name.as_str())));
         }
     }
 }

@@ -138,3 +138,10 @@ pub(super) fn upstream(url: Option<&str>, host: &RegistryHost) -> String {
     };
     of_url().unwrap_or_else(|| format!("{}:{}", host.name(), host.port().unwrap_or(443)))
 }
+
+/// Whether `text` is one label of a URL's path that needs no encoding and
+/// leads nowhere else.
+pub(super) fn is_plain(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@".contains(&byte);
+    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(is_plain)
+}

@@ -55,7 +55,7 @@ impl Exchange {
 
 /// Parameters of a token request that the agent makes itself, or that would be
 /// a secret in a binding.
-const RESERVED_PARAMETERS: [&str; 9] = [
+pub const RESERVED_PARAMETERS: [&str; 9] = [
     "grant_type",
     "subject_token",
     "subject_token_type",
