@@ -14,17 +14,23 @@
 //!                   error: back off       └──retry within 2 %──────┘ unchanged
 //!                                          at exp: withdrawn, obtaining
 //! ```
+//!
+//! Keys whose [`Target`] has the same upstream share its limit, and its
+//! outages: those are backed off for together, and no key pays for another's.
 
 mod entry;
 mod lease;
+mod upstream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use shared::errors::Named;
+use shared::errors::{Code, Named};
 
-use entry::{Entry, Holding, InFlight};
+use entry::{Entry, InFlight};
 pub use lease::{Failure, Fresh, Lease, Now};
+pub use upstream::Target;
+use upstream::{Failed, Queue, Upstream};
 
 /// What happens to the machine.
 #[derive(Debug)]
@@ -95,6 +101,7 @@ pub struct Standing<'a, C> {
 #[derive(Debug)]
 pub struct Machine<K, H, C> {
     entries: BTreeMap<K, Entry<H, C>>,
+    upstreams: BTreeMap<String, Upstream>,
     attempts: u64,
     serials: u64,
 }
@@ -103,13 +110,14 @@ impl<K, H, C> Default for Machine<K, H, C> {
     fn default() -> Self {
         Self {
             entries: BTreeMap::new(),
+            upstreams: BTreeMap::new(),
             attempts: 0,
             serials: 0,
         }
     }
 }
 
-impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
+impl<K: Ord + Clone + Target, H: Ord + Clone, C: Clone> Machine<K, H, C> {
     /// Takes one step. `jitter` is a number from 0 to 1 that spreads the load
     /// of many nodes; the machine has no randomness of its own.
     pub fn step(&mut self, event: Event<K, H, C>, now: Now, jitter: f64) -> Vec<Action<K, H>> {
@@ -121,33 +129,20 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
                 number,
                 outcome,
             } => {
-                if let Some(entry) = self.entries.get_mut(&key)
-                    && let Some(in_flight) = entry.in_flight.take_if(|it| it.number == number)
-                {
-                    self.serials += 1;
-                    let deliver = entry.conclude(&in_flight, outcome, now, jitter, self.serials);
-                    actions.extend(deliver.into_iter().map(Action::Deliver));
-                }
+                let deliver = self.conclude(&key, number, outcome, now, jitter);
+                actions.extend(deliver.into_iter().map(Action::Deliver));
             }
             Event::Tick => {}
         }
-        for (key, entry) in &mut self.entries {
+        for entry in self.entries.values_mut() {
             actions.extend(entry.expire(now).into_iter().map(Action::Withdraw));
-            if let Some((revisions, renew)) = entry.due(now) {
-                self.attempts += 1;
-                actions.push(Action::Acquire(Attempt {
-                    key: key.clone(),
-                    number: self.attempts,
-                    holders: revisions.keys().cloned().collect(),
-                    renew,
-                    deadline: entry.deadline(),
-                }));
-                entry.in_flight = Some(InFlight {
-                    number: self.attempts,
-                    renew,
-                    revisions,
-                });
-            }
+            entry.pass(now);
+        }
+        for due in self.renewals(now) {
+            actions.extend(self.begin(due, true, now));
+        }
+        for due in self.proofs(now) {
+            actions.extend(self.begin(due, false, now));
         }
         actions
     }
@@ -156,9 +151,18 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
     pub fn standing(&self, key: &K, holder: &H) -> Option<Standing<'_, C>> {
         let entry = self.entries.get(key)?;
         let holding = entry.holders.get(holder)?;
+        let upstream = entry
+            .upstream
+            .as_ref()
+            .filter(|_| entry.due_since.is_some());
+        let upstream = upstream.and_then(|name| self.upstreams.get(name));
         Some(Standing {
             held: holding.held.as_ref(),
-            error: holding.error.as_ref().or(entry.error.as_ref()),
+            error: holding
+                .error
+                .as_ref()
+                .or(entry.error.as_ref())
+                .or_else(|| upstream?.error()),
         })
     }
 
@@ -169,7 +173,153 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
 
     /// When the next [`Event::Tick`] is needed, on the monotonic clock.
     pub fn wake_at(&self) -> Option<Duration> {
-        self.entries.values().filter_map(Entry::wake_at).min()
+        let renewals = self.entries.values().filter_map(|entry| self.turn(entry));
+        let others = self.entries.values().filter_map(Entry::wake_at);
+        renewals.chain(others).min()
+    }
+
+    /// When the entry's next renewal may begin, unless an attempt has to end first.
+    fn turn(&self, entry: &Entry<H, C>) -> Option<Duration> {
+        let ready = entry.ready_at()?;
+        match self.upstream(entry) {
+            Some(upstream) => upstream.turn(ready, entry.cap(), entry.changed),
+            None => Some(ready),
+        }
+    }
+
+    fn upstream(&self, entry: &Entry<H, C>) -> Option<&Upstream> {
+        self.upstreams.get(entry.upstream.as_ref()?)
+    }
+
+    /// What is renewed now, with the deadlines.
+    fn renewals(&self, now: Now) -> Vec<(K, Duration)> {
+        let mut renewals = Vec::new();
+        let mut queues: BTreeMap<&str, Queue<'_, K>> = BTreeMap::new();
+        for (key, entry) in &self.entries {
+            let may_begin = self.turn(entry).is_some_and(|turn| turn <= now.mono);
+            let Some((name, upstream)) = entry.upstream.as_deref().zip(self.upstream(entry)) else {
+                if may_begin {
+                    renewals.push((key.clone(), entry.deadline()));
+                }
+                continue;
+            };
+            let queue = queues.entry(name).or_default();
+            queue.deadline = queue.deadline.min(entry.deadline());
+            if let Some(ready) = entry.ready_at().filter(|_| may_begin) {
+                let rank = entry.rank(ready, upstream.is_failing());
+                queue.ready.push((rank, key));
+            }
+        }
+        for (name, queue) in queues {
+            if let Some(upstream) = self.upstreams.get(name) {
+                renewals.extend(queue.admit(upstream));
+            }
+        }
+        renewals
+    }
+
+    /// Where somebody is only to be proved, with the deadlines.
+    fn proofs(&self, now: Now) -> Vec<(K, Duration)> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.in_flight.is_none() && entry.has_latecomers(now))
+            .map(|(key, entry)| (key.clone(), entry.deadline()))
+            .collect()
+    }
+
+    fn begin(
+        &mut self,
+        (key, deadline): (K, Duration),
+        renew: bool,
+        now: Now,
+    ) -> Option<Action<K, H>> {
+        let entry = self.entries.get_mut(&key)?;
+        self.attempts += 1;
+        let revisions = match renew {
+            true => entry.everybody(),
+            false => entry.latecomers(now),
+        };
+        let holders = revisions.keys().cloned().collect();
+        entry.in_flight = Some(InFlight {
+            number: self.attempts,
+            renew,
+            revisions,
+        });
+        if renew {
+            entry.changed = false;
+            let upstream = entry.upstream.as_ref();
+            if let Some(upstream) = upstream.and_then(|name| self.upstreams.get_mut(name)) {
+                upstream.begin(self.attempts, now.mono);
+            }
+        }
+        Some(Action::Acquire(Attempt {
+            key,
+            number: self.attempts,
+            holders,
+            renew,
+            deadline,
+        }))
+    }
+
+    /// Takes an attempt's outcome; returns who has a new credential. What it
+    /// says of the upstream counts even if nobody wants the key any more.
+    fn conclude(
+        &mut self,
+        key: &K,
+        number: u64,
+        outcome: Outcome<H, C>,
+        now: Now,
+        jitter: f64,
+    ) -> Vec<H> {
+        let name = key.upstream();
+        let mut upstream = name.as_ref().and_then(|name| self.upstreams.get_mut(name));
+        let began = upstream.as_mut().and_then(|it| it.end(number));
+        let failure = match &outcome.credential {
+            Some(Ok(_)) => {
+                if let Some(upstream) = &mut upstream {
+                    upstream.succeeded();
+                }
+                None
+            }
+            Some(Err(failure)) => Some(failure.clone()).filter(Upstream::is_to_blame),
+            None => None,
+        };
+        let successes = upstream.map(|it| it.successes);
+        let mut blamed = failure.is_some();
+        let mut deliver = Vec::new();
+        if let Some(entry) = self.entries.get_mut(key)
+            && let Some(in_flight) = entry.in_flight.take_if(|it| it.number == number)
+        {
+            let served = |successes| entry.blames(number, successes);
+            blamed = blamed && successes.is_some_and(served);
+            self.serials += 1;
+            deliver = entry.conclude(&in_flight, outcome, blamed, now, jitter, self.serials);
+        }
+        if let (Some(failure), Some(began), Some(upstream)) = (failure, began, name)
+            && (blamed || failure.error.code == Code::ExchangeThrottled)
+        {
+            let failed = Failed {
+                upstream: &upstream,
+                began,
+                cap: self.cap(&upstream),
+                failure: &failure,
+                newest: self.attempts,
+            };
+            if let Some(upstream) = self.upstreams.get_mut(&upstream) {
+                upstream.failed(&failed, now.mono, jitter);
+            }
+        }
+        deliver
+    }
+
+    /// The shortest wait that the leases that are due at the upstream allow.
+    fn cap(&self, upstream: &str) -> Option<Duration> {
+        self.entries
+            .values()
+            .filter(|entry| entry.upstream.as_deref() == Some(upstream))
+            .filter(|entry| entry.due_since.is_some())
+            .filter_map(Entry::cap)
+            .min()
     }
 
     fn want(
@@ -178,8 +328,10 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
         now: Now,
         actions: &mut Vec<Action<K, H>>,
     ) {
+        let mut known = BTreeSet::new();
         self.entries.retain(|key, entry| {
             let holders = wanted.get(key);
+            known.extend(entry.holders.keys().cloned());
             entry.holders.retain(|holder, holding| {
                 let keep = holders.is_some_and(|holders| holders.contains_key(holder));
                 if !keep && holding.held.is_some() {
@@ -191,31 +343,37 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
         });
         wanted.retain(|_, holders| !holders.is_empty());
         for (key, holders) in wanted {
-            let entry = self.entries.entry(key).or_insert_with(|| Entry::new(now));
+            let entry = self.entries.entry(key);
+            let entry = entry.or_insert_with_key(|key| Entry::new(key.upstream(), now));
+            if let Some(name) = &entry.upstream
+                && !self.upstreams.contains_key(name)
+            {
+                self.upstreams.insert(name.clone(), Upstream::default());
+            }
             for (holder, revision) in holders {
-                let holding = entry.holders.entry(holder);
-                let changed = match &holding {
-                    std::collections::btree_map::Entry::Vacant(_) => true,
-                    std::collections::btree_map::Entry::Occupied(known) => {
-                        known.get().revision != revision
-                    }
-                };
-                let holding = holding.or_insert_with(|| Holding::new(revision, now));
-                if changed {
-                    // Somebody may just have repaired it: no back-off, and the
-                    // proof is asked for anew.
-                    holding.revision = revision;
-                    holding.proved = None;
-                    holding.failures = 0;
-                    holding.retry_at = now.mono;
-                    entry.failures = 0;
-                    entry.retry_at = now.mono;
+                // Somebody may just have repaired it. One that is new here may
+                // be one of a thousand after a restart.
+                let repaired = known.contains(&holder);
+                if entry.want(holder, revision, now) && repaired {
+                    entry.changed = true;
                 }
             }
         }
+        let used: BTreeSet<&str> = self
+            .entries
+            .values()
+            .filter_map(|entry| entry.upstream.as_deref())
+            .collect();
+        self.upstreams
+            .retain(|name, upstream| !upstream.idle() || used.contains(name.as_str()));
     }
 }
 
 #[cfg(test)]
 #[path = "refresh_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod outage_tests;
+#[cfg(test)]
+mod world;
