@@ -18,6 +18,7 @@
 //! Keys whose [`Target`] has the same upstream share its limit, and its
 //! outages: those are backed off for together, and no key pays for another's.
 
+mod agenda;
 mod entry;
 mod lease;
 mod upstream;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use shared::errors::{Code, Named};
 
+use agenda::Agenda;
 use entry::{Entry, InFlight};
 pub use lease::{Failure, Fresh, Lease, Now};
 pub use upstream::Target;
@@ -102,6 +104,7 @@ pub struct Standing<'a, C> {
 pub struct Machine<K, H, C> {
     entries: BTreeMap<K, Entry<H, C>>,
     upstreams: BTreeMap<String, Upstream>,
+    agenda: Agenda<K>,
     attempts: u64,
     serials: u64,
 }
@@ -111,6 +114,7 @@ impl<K, H, C> Default for Machine<K, H, C> {
         Self {
             entries: BTreeMap::new(),
             upstreams: BTreeMap::new(),
+            agenda: Agenda::default(),
             attempts: 0,
             serials: 0,
         }
@@ -134,14 +138,11 @@ impl<K: Ord + Clone + Target, H: Ord + Clone, C: Clone> Machine<K, H, C> {
             }
             Event::Tick => {}
         }
-        for entry in self.entries.values_mut() {
-            actions.extend(entry.expire(now).into_iter().map(Action::Withdraw));
-            entry.pass(now);
-        }
-        for due in self.renewals(now) {
+        let (renewals, proofs) = self.wake(now, &mut actions);
+        for due in renewals {
             actions.extend(self.begin(due, true, now));
         }
-        for due in self.proofs(now) {
+        for due in proofs {
             actions.extend(self.begin(due, false, now));
         }
         actions
@@ -173,58 +174,70 @@ impl<K: Ord + Clone + Target, H: Ord + Clone, C: Clone> Machine<K, H, C> {
 
     /// When the next [`Event::Tick`] is needed, on the monotonic clock.
     pub fn wake_at(&self) -> Option<Duration> {
-        let renewals = self.entries.values().filter_map(|entry| self.turn(entry));
-        let others = self.entries.values().filter_map(Entry::wake_at);
-        renewals.chain(others).min()
+        let awake = self.agenda.awake.iter();
+        let wakes = awake.filter_map(|key| {
+            let entry = self.entries.get(key)?;
+            let renewal = turn(&self.upstreams, entry);
+            renewal.into_iter().chain(entry.wake_at()).min()
+        });
+        wakes.chain(self.agenda.next()).min()
     }
 
-    /// When the entry's next renewal may begin, unless an attempt has to end first.
-    fn turn(&self, entry: &Entry<H, C>) -> Option<Duration> {
-        let ready = entry.ready_at()?;
-        match self.upstream(entry) {
-            Some(upstream) => upstream.turn(ready, entry.cap(), entry.changed),
-            None => Some(ready),
-        }
-    }
-
-    fn upstream(&self, entry: &Entry<H, C>) -> Option<&Upstream> {
-        self.upstreams.get(entry.upstream.as_ref()?)
-    }
-
-    /// What is renewed now, with the deadlines.
-    fn renewals(&self, now: Now) -> Vec<(K, Duration)> {
-        let mut renewals = Vec::new();
-        let mut queues: BTreeMap<&str, Queue<'_, K>> = BTreeMap::new();
-        for (key, entry) in &self.entries {
-            let may_begin = self.turn(entry).is_some_and(|turn| turn <= now.mono);
-            let Some((name, upstream)) = entry.upstream.as_deref().zip(self.upstream(entry)) else {
-                if may_begin {
-                    renewals.push((key.clone(), entry.deadline()));
-                }
+    /// Looks at every key for which something may have changed, gives up what
+    /// has expired, and returns, with the deadlines, what is to be renewed now
+    /// and where holders are to be proved.
+    #[allow(clippy::type_complexity)]
+    fn wake(
+        &mut self,
+        now: Now,
+        actions: &mut Vec<Action<K, H>>,
+    ) -> (Vec<(K, Duration)>, Vec<(K, Duration)>) {
+        self.agenda.pass(now);
+        let awake = std::mem::take(&mut self.agenda.awake);
+        let (mut renewals, mut proofs) = (Vec::new(), Vec::new());
+        let mut queues: BTreeMap<String, Queue<'_, K>> = BTreeMap::new();
+        for key in &awake {
+            let Some(entry) = self.entries.get_mut(key) else {
                 continue;
             };
-            let queue = queues.entry(name).or_default();
-            queue.deadline = queue.deadline.min(entry.deadline());
-            if let Some(ready) = entry.ready_at().filter(|_| may_begin) {
-                let rank = entry.rank(ready, upstream.is_failing());
-                queue.ready.push((rank, key));
+            let upstream = entry.upstream.as_ref();
+            let mut upstream = upstream.and_then(|name| self.upstreams.get_mut(name));
+            let deadline = entry.lease_deadline();
+            actions.extend(entry.expire(now).into_iter().map(Action::Withdraw));
+            if let Some(upstream) = &mut upstream {
+                upstream.protect(deadline, entry.lease_deadline());
+            }
+            entry.pass(now);
+            if let Some(nap) = entry.rest(now) {
+                self.agenda.lull(key.clone(), nap);
+                continue;
+            }
+            self.agenda.awake.insert(key.clone());
+            if entry.has_latecomers(now) {
+                proofs.push((key.clone(), entry.deadline()));
+            }
+            let Some(ready) = entry.ready_at().filter(|ready| *ready <= now.mono) else {
+                continue;
+            };
+            match (upstream, &entry.upstream) {
+                (Some(upstream), Some(name)) => {
+                    let turn = upstream.turn(ready, entry.cap(), entry.changed);
+                    if turn.is_some_and(|turn| turn <= now.mono) {
+                        let rank = entry.rank(ready, upstream.is_failing());
+                        queues.entry(name.clone()).or_default().push(rank, key);
+                    }
+                }
+                _ => renewals.push((key.clone(), entry.deadline())),
             }
         }
         for (name, queue) in queues {
-            if let Some(upstream) = self.upstreams.get(name) {
-                renewals.extend(queue.admit(upstream));
+            if let Some(upstream) = self.upstreams.get(&name) {
+                let deadline = upstream.deadline();
+                let admitted = queue.admit(upstream);
+                renewals.extend(admitted.into_iter().map(|key| (key, deadline)));
             }
         }
-        renewals
-    }
-
-    /// Where somebody is only to be proved, with the deadlines.
-    fn proofs(&self, now: Now) -> Vec<(K, Duration)> {
-        self.entries
-            .iter()
-            .filter(|(_, entry)| entry.in_flight.is_none() && entry.has_latecomers(now))
-            .map(|(key, entry)| (key.clone(), entry.deadline()))
-            .collect()
+        (renewals, proofs)
     }
 
     fn begin(
@@ -234,6 +247,9 @@ impl<K: Ord + Clone + Target, H: Ord + Clone, C: Clone> Machine<K, H, C> {
         now: Now,
     ) -> Option<Action<K, H>> {
         let entry = self.entries.get_mut(&key)?;
+        if entry.in_flight.is_some() {
+            return None; // It is renewed, and everybody proved for that.
+        }
         self.attempts += 1;
         let revisions = match renew {
             true => entry.everybody(),
@@ -245,6 +261,9 @@ impl<K: Ord + Clone + Target, H: Ord + Clone, C: Clone> Machine<K, H, C> {
             renew,
             revisions,
         });
+        if let Some(nap) = entry.rest(now) {
+            self.agenda.lull(key.clone(), nap);
+        }
         if renew {
             entry.changed = false;
             let upstream = entry.upstream.as_ref();
@@ -284,16 +303,20 @@ impl<K: Ord + Clone + Target, H: Ord + Clone, C: Clone> Machine<K, H, C> {
             Some(Err(failure)) => Some(failure.clone()).filter(Upstream::is_to_blame),
             None => None,
         };
-        let successes = upstream.map(|it| it.successes);
+        let successes = upstream.as_ref().map(|it| it.successes);
         let mut blamed = failure.is_some();
         let mut deliver = Vec::new();
         if let Some(entry) = self.entries.get_mut(key)
             && let Some(in_flight) = entry.in_flight.take_if(|it| it.number == number)
         {
-            let served = |successes| entry.blames(number, successes);
-            blamed = blamed && successes.is_some_and(served);
+            self.agenda.rouse(key);
+            blamed = blamed && successes.is_some_and(|count| entry.blames(number, count));
             self.serials += 1;
+            let deadline = entry.lease_deadline();
             deliver = entry.conclude(&in_flight, outcome, blamed, now, jitter, self.serials);
+            if let Some(upstream) = upstream {
+                upstream.protect(deadline, entry.lease_deadline());
+            }
         }
         if let (Some(failure), Some(began), Some(upstream)) = (failure, began, name)
             && (blamed || failure.error.code == Code::ExchangeThrottled)
@@ -359,13 +382,32 @@ impl<K: Ord + Clone + Target, H: Ord + Clone, C: Clone> Machine<K, H, C> {
                 }
             }
         }
-        let used: BTreeSet<&str> = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.upstream.as_deref())
-            .collect();
-        self.upstreams
-            .retain(|name, upstream| !upstream.idle() || used.contains(name.as_str()));
+        let mut used: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+        for entry in self.entries.values() {
+            if let Some(name) = &entry.upstream {
+                let deadlines = used.entry(name).or_default();
+                deadlines.extend(entry.lease_deadline());
+            }
+        }
+        self.upstreams.retain(|name, upstream| {
+            let deadlines = used.remove(name.as_str());
+            let keep = deadlines.is_some() || !upstream.idle();
+            upstream.protect_only(deadlines.unwrap_or_default());
+            keep
+        });
+        self.agenda.reset(self.entries.keys());
+    }
+}
+
+/// When the entry's next renewal may begin, unless an attempt has to end first.
+fn turn<H: Ord + Clone, C: Clone>(
+    upstreams: &BTreeMap<String, Upstream>,
+    entry: &Entry<H, C>,
+) -> Option<Duration> {
+    let ready = entry.ready_at()?;
+    match entry.upstream.as_ref().and_then(|name| upstreams.get(name)) {
+        Some(upstream) => upstream.turn(ready, entry.cap(), entry.changed),
+        None => Some(ready),
     }
 }
 

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use shared::errors::{Code, Named};
 
 use super::Outcome;
+use super::agenda::Nap;
 use super::lease::{
     COLD_CAP, Failure, Fresh, LONGEST_ATTEMPT, Lease, Now, REFUSED_CAP, cold_cap, cold_wait,
 };
@@ -259,6 +260,20 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
         self.changed &= self.due_since.is_some();
     }
 
+    /// How long nothing is to be done; `None` if something is, or waits for its
+    /// turn at the upstream.
+    pub(super) fn rest(&self, now: Now) -> Option<Nap> {
+        let held = self.holders.values().filter_map(|it| it.held.as_ref());
+        // What the key shares expires, whoever holds it.
+        let expiries = held.chain(&self.lease).map(|lease| lease.expiry);
+        let renewal = self.lease.as_ref().filter(|_| self.due_since.is_none());
+        let instants = expiries.chain(renewal.map(|lease| lease.refresh));
+        let mut nap = instants.fold(Nap::ENDLESS, Nap::until);
+        let attempts = self.ready_at().into_iter().chain(self.wake_at());
+        nap.mono = attempts.fold(nap.mono, Duration::min);
+        nap.lasts(now).then_some(nap)
+    }
+
     /// When an attempt to renew may begin, as far as it is up to this key;
     /// `None` while another attempt is under way.
     pub(super) fn ready_at(&self) -> Option<Duration> {
@@ -320,8 +335,12 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
             .is_some_and(|lease| holding.proved != Some(lease.serial))
     }
 
+    pub(super) fn lease_deadline(&self) -> Option<Duration> {
+        self.lease.as_ref().map(Lease::deadline)
+    }
+
     pub(super) fn deadline(&self) -> Duration {
-        self.lease.as_ref().map_or(LONGEST_ATTEMPT, Lease::deadline)
+        self.lease_deadline().unwrap_or(LONGEST_ATTEMPT)
     }
 
     /// When something else than a renewal is due.

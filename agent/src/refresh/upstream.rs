@@ -40,6 +40,8 @@ pub(super) struct Upstream {
     /// Attempts by number, and when each began.
     in_flight: BTreeMap<u64, Duration>,
     outage: Option<Outage>,
+    /// The deadlines of all leases there, due or not, with how many have each.
+    deadlines: BTreeMap<Duration, usize>,
     /// Tells whether others succeeded between two failures of one key.
     pub(super) successes: u64,
 }
@@ -95,6 +97,42 @@ impl Upstream {
 
     pub(super) fn idle(&self) -> bool {
         self.in_flight.is_empty()
+    }
+
+    /// A lease there was replaced; these are the deadlines of both.
+    pub(super) fn protect(&mut self, old: Option<Duration>, new: Option<Duration>) {
+        if old == new {
+            return;
+        }
+        if let Some(old) = old
+            && let Some(count) = self.deadlines.get_mut(&old)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.deadlines.remove(&old);
+            }
+        }
+        if let Some(new) = new {
+            *self.deadlines.entry(new).or_default() += 1;
+        }
+    }
+
+    /// These are the deadlines of all leases there.
+    pub(super) fn protect_only(&mut self, deadlines: Vec<Duration>) {
+        self.deadlines.clear();
+        for deadline in deadlines {
+            self.protect(None, Some(deadline));
+        }
+    }
+
+    /// When an attempt must give up: while the upstream is failing one runs at
+    /// a time, and its time is that of every credential there.
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadlines
+            .keys()
+            .next()
+            .copied()
+            .unwrap_or(LONGEST_ATTEMPT)
     }
 
     pub(super) fn succeeded(&mut self) {
@@ -188,28 +226,24 @@ pub(super) struct Rank {
 
 /// Those that may begin at one upstream.
 #[derive(Debug)]
-pub(super) struct Queue<'a, K> {
-    pub(super) ready: Vec<(Rank, &'a K)>,
-    /// The shortest deadline of all leases there, due or not: while one
-    /// attempt runs at a time, its time is everybody's.
-    pub(super) deadline: Duration,
-}
+pub(super) struct Queue<'a, K>(Vec<Reverse<(Rank, &'a K)>>);
 
 impl<K> Default for Queue<'_, K> {
     fn default() -> Self {
-        Self {
-            ready: Vec::new(),
-            deadline: LONGEST_ATTEMPT,
-        }
+        Self(Vec::new())
     }
 }
 
-impl<K: Ord + Clone> Queue<'_, K> {
-    /// Who begins, with the deadline: as many as the upstream has room for, and
-    /// one at a time while it is failing, except for what somebody changed.
-    pub(super) fn admit(self, upstream: &Upstream) -> Vec<(K, Duration)> {
+impl<'a, K: Ord + Clone> Queue<'a, K> {
+    pub(super) fn push(&mut self, rank: Rank, key: &'a K) {
+        self.0.push(Reverse((rank, key)));
+    }
+
+    /// Who begins: as many as the upstream has room for, and one at a time
+    /// while it is failing, except for what somebody changed.
+    pub(super) fn admit(self, upstream: &Upstream) -> Vec<K> {
         let room = PARALLEL.saturating_sub(upstream.in_flight.len());
-        let mut ready: BinaryHeap<_> = self.ready.into_iter().map(Reverse).collect();
+        let mut ready = BinaryHeap::from(self.0);
         let mut admitted = Vec::new();
         while admitted.len() < room
             && let Some(Reverse((rank, key))) = ready.pop()
@@ -217,7 +251,7 @@ impl<K: Ord + Clone> Queue<'_, K> {
             if rank.unchanged && upstream.is_failing() && !admitted.is_empty() {
                 break;
             }
-            admitted.push((key.clone(), self.deadline));
+            admitted.push(key.clone());
         }
         admitted
     }
