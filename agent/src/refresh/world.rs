@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use jiff::{SignedDuration, Timestamp};
+use shared::errors::Named;
 
 use super::*;
 
@@ -176,7 +177,9 @@ impl World {
             let end = self.end(&attempt, answer);
             self.ends.push(Reverse(end));
         }
-        // Never an expired one, and never a wake-up that is not needed.
+        let wake = self.machine.wake_at();
+        assert!(wake.is_none_or(|wake| wake > now.mono), "{wake:?} {now:?}");
+        // Of a thousand, not after each step.
         if self.machine.entries.len() > 100 && self.steps % 50 != 0 {
             return;
         }
@@ -188,8 +191,6 @@ impl World {
         for lease in holdings.filter_map(|it| it.held.as_ref()) {
             assert!(lease.expires_at > now.wall, "kept at {now:?}: {lease:?}");
         }
-        let wake = self.machine.wake_at();
-        assert!(wake.is_none_or(|wake| wake > now.mono), "{wake:?} {now:?}");
     }
 
     fn end(&self, attempt: &Attempt<Name, Name>, answer: Answer) -> End {
