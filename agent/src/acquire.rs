@@ -2,31 +2,32 @@
 //! trades one of the identities for a credential. IO only; what to attempt and
 //! what follows is decided in [`crate::refresh`].
 //!
-//! Attempts do not wait for each other. What would be asked by too many at once
-//! has a limit of its own: a source, inside itself, and each target's exchange.
+//! Attempts do not wait for each other. Identity sources limit inside themselves
+//! what would be asked by too many at once, and an exchange's upstream has its
+//! limit before an attempt begins, so that no attempt spends its time waiting.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use secrecy::SecretString;
 use shared::errors::{Code, Named};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::demand::{Holder, Key};
-use crate::exchange::{self, Credential, Trade, http::Upstream};
+use crate::exchange::{self, Credential, http::Upstream};
 use crate::identity::{IdentityRequest, IdentitySource, Registration, Svid};
-use crate::refresh::{Attempt, Outcome};
-
-/// Exchanges for one target that run at the same time on a node.
-const PARALLEL: usize = 8;
+use crate::refresh::{Attempt, Outcome, Target};
 
 /// The identity source and the exchanges.
 pub struct Acquirer<S> {
     identities: S,
     upstream: Upstream,
-    turns: Mutex<BTreeMap<String, Arc<Semaphore>>>,
+}
+
+impl Target for Key {
+    fn upstream(&self) -> Option<String> {
+        self.trade.upstream()
+    }
 }
 
 /// For each holder of an attempt the token of one of its running pods.
@@ -38,7 +39,6 @@ impl<S: IdentitySource> Acquirer<S> {
         Self {
             identities,
             upstream,
-            turns: Mutex::default(),
         }
     }
 
@@ -65,15 +65,7 @@ impl<S: IdentitySource> Acquirer<S> {
             outcome.proofs.insert(holder, proof);
         }
         if let Some(identity) = identity.filter(|_| attempt.renew) {
-            // Waiting for a turn counts, too: the deadline protects a credential's life.
-            let trade = async {
-                let turns = self.turns(&attempt.key.trade);
-                let _turn = match &turns {
-                    Some(turns) => turns.acquire().await.ok(),
-                    None => None,
-                };
-                exchange::exchange(&self.upstream, &attempt.key, identity).await
-            };
+            let trade = exchange::exchange(&self.upstream, &attempt.key, identity);
             outcome.credential = Some(
                 tokio::time::timeout_at(deadline, trade)
                     .await
@@ -87,16 +79,6 @@ impl<S: IdentitySource> Acquirer<S> {
             );
         }
         outcome
-    }
-
-    /// Whose turn it is at the target, if it is asked at all.
-    fn turns(&self, trade: &Trade) -> Option<Arc<Semaphore>> {
-        let host = trade.upstream()?;
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        let turns = turns
-            .entry(host)
-            .or_insert_with(|| Arc::new(Semaphore::new(PARALLEL)));
-        Some(Arc::clone(turns))
     }
 
     async fn prove(

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::demand::tests::reference;
 use crate::exchange::http::tests::settings;
-use crate::exchange::quay::Quay;
+use crate::exchange::{Trade, quay::Quay};
 use crate::identity::{IdentityError, IdentityToken};
 
 /// Hangs for one subject.

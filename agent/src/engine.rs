@@ -13,16 +13,16 @@
 //! should hold. Writing is cheap (a tmpfs, and unchanged files are left alone),
 //! so it happens in place.
 
+mod clock;
 mod handle;
+mod volumes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use shared::allow_list::AllowList;
-use shared::binding::NodeStatus;
 use shared::errors::{Code, Named};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
@@ -32,61 +32,33 @@ use crate::acquire::{Acquirer, PodTokens, failed};
 use crate::demand::{BindingRef, Bindings, Consumer, Demand, Holder, Key, View, demand};
 use crate::exchange::Credential;
 use crate::identity::IdentitySource;
-use crate::refresh::{self, Action, Attempt, Machine, Now, Outcome};
-use crate::report::{Reports, Rotation, node_status};
-use crate::store::Store;
-use crate::volume::{Content, Volume};
+use crate::refresh::{self, Action, Attempt, Machine, Outcome};
+use crate::report::{Reports, Rotation, node_statuses};
 
+pub use clock::Clock;
 pub use handle::{Event, Handle, channel};
+use volumes::Volumes;
 
 /// The clocks are compared at least this often: one of them may have jumped.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 /// After a start kubelet needs this long to publish every volume again; until
 /// then a binding without a consumer may have one.
 const SETTLING: Duration = Duration::from_secs(120);
-/// Reads both clocks. Tests give a start for the wall clock, which then moves
-/// with tokio's clock.
-#[derive(Debug, Clone, Copy)]
-pub struct Clock {
-    start: Instant,
-    fixed_start: Option<Timestamp>,
-}
-
-impl Clock {
-    /// The system's clocks.
-    pub fn system() -> Self {
-        Self {
-            start: Instant::now(),
-            fixed_start: None,
-        }
-    }
-
-    fn now(&self) -> Now {
-        let mono = self.start.elapsed();
-        let wall = match self.fixed_start {
-            Some(start) => start.checked_add(mono).unwrap_or(Timestamp::MAX),
-            None => Timestamp::now(),
-        };
-        Now { wall, mono }
-    }
-}
 
 /// The state.
 pub struct Engine<S> {
     node: String,
     clock: Clock,
     acquirer: Arc<Acquirer<S>>,
-    allowed_hosts: AllowList,
     reports: watch::Sender<Reports>,
     consumers: BTreeMap<PathBuf, Consumer>,
-    volumes: BTreeMap<PathBuf, Volume>,
+    volumes: Volumes,
     /// `None` until the first list is complete: nobody loses anything because
     /// the API server has not answered yet.
     bindings: Option<Arc<Bindings>>,
     demand: Demand,
     machine: Machine<Key, Holder, Credential>,
     rotations: BTreeMap<BindingRef, Rotation>,
-    store_errors: BTreeMap<PathBuf, Named>,
     tasks: JoinSet<Outcome<Holder, Credential>>,
     running: HashMap<Id, Attempt<Key, Holder>>,
     waiting: Vec<oneshot::Sender<()>>,
@@ -106,15 +78,13 @@ impl<S: IdentitySource> Engine<S> {
             node,
             clock,
             acquirer: Arc::new(acquirer),
-            allowed_hosts,
             reports,
             consumers: BTreeMap::new(),
-            volumes: BTreeMap::new(),
+            volumes: Volumes::new(allowed_hosts),
             bindings: None,
             demand: Demand::default(),
             machine: Machine::default(),
             rotations: BTreeMap::new(),
-            store_errors: BTreeMap::new(),
             tasks: JoinSet::new(),
             running: HashMap::new(),
             waiting: Vec::new(),
@@ -124,7 +94,7 @@ impl<S: IdentitySource> Engine<S> {
     /// Takes over volumes of an earlier process. Expired files go at once.
     pub fn adopt(&mut self, volumes: impl IntoIterator<Item = (PathBuf, View)>) {
         for (volume, view) in volumes {
-            self.open(volume, view);
+            self.volumes.open(volume, view);
         }
         self.write_volumes();
     }
@@ -138,25 +108,33 @@ impl<S: IdentitySource> Engine<S> {
         let mut watching = true;
         loop {
             let wake_at = self.wake_at();
+            let mut changed = false;
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => {
                         self.take(event);
-                        // A burst is worked off at once: one write for all.
-                        while let Ok(event) = events.try_recv() {
-                            self.take(event);
-                        }
-                        self.want();
+                        changed = true;
                     }
                     None => return,
                 },
-                changed = bindings.changed(), if watching => {
-                    watching = changed.is_ok();
+                told = bindings.changed(), if watching => {
+                    watching = told.is_ok();
                     self.bindings.clone_from(&bindings.borrow_and_update());
-                    self.want();
+                    changed = true;
                 }
                 Some(ended) = self.tasks.join_next_with_id() => self.conclude(ended),
                 () = sleep_until(wake_at) => self.step(refresh::Event::Tick),
+            }
+            // A burst is worked off at once: one write for all of it.
+            while let Ok(event) = events.try_recv() {
+                self.take(event);
+                changed = true;
+            }
+            while let Some(ended) = self.tasks.try_join_next_with_id() {
+                self.conclude(ended);
+            }
+            if changed {
+                self.want();
             }
             self.write_volumes();
             self.report();
@@ -169,35 +147,14 @@ impl<S: IdentitySource> Engine<S> {
     fn take(&mut self, event: Event) {
         match event {
             Event::Published { consumer, done } => {
-                self.open(consumer.volume.clone(), consumer.view);
+                self.volumes.open(consumer.volume.clone(), consumer.view);
                 self.consumers.insert(consumer.volume.clone(), consumer);
                 self.waiting.push(done);
             }
             Event::Unpublished { volume, done } => {
                 self.consumers.remove(&volume);
-                self.volumes.remove(&volume);
-                self.store_errors.remove(&volume);
+                self.volumes.close(&volume);
                 self.waiting.push(done);
-            }
-        }
-    }
-
-    fn open(&mut self, path: PathBuf, view: View) {
-        if self.volumes.contains_key(&path) {
-            return;
-        }
-        let store = Store::at(&path);
-        let volume = match view {
-            View::ArgoCd => Volume::adopt(store),
-            View::Proxy => Volume::adopt_proxy(store, self.allowed_hosts.clone()),
-        };
-        match volume {
-            Ok(volume) => drop(self.volumes.insert(path, volume)),
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(cause, "{error}");
-                let error = Named::new(Code::StoreFailed, error.to_string());
-                self.store_errors.insert(path, error);
             }
         }
     }
@@ -292,14 +249,9 @@ impl<S: IdentitySource> Engine<S> {
 
     fn wake_at(&self) -> Instant {
         let now = self.clock.now();
-        let inherited = self
-            .volumes
-            .values()
-            .filter_map(Volume::next_expiry)
-            .min()
-            .map(|at| {
-                now.mono + Duration::try_from(at.duration_since(now.wall)).unwrap_or_default()
-            });
+        let inherited = self.volumes.next_expiry().map(|at| {
+            now.mono + Duration::try_from(at.duration_since(now.wall)).unwrap_or_default()
+        });
         let heartbeat = now.mono + HEARTBEAT;
         let wakes = self.machine.wake_at().into_iter().chain(inherited);
         self.clock.start + wakes.fold(heartbeat, Duration::min)
@@ -307,44 +259,7 @@ impl<S: IdentitySource> Engine<S> {
 
     fn write_volumes(&mut self) {
         let now = self.clock.now().wall;
-        for (path, volume) in &mut self.volumes {
-            let slots = self.demand.volumes.get(path);
-            let content: Option<Content<'_>> = slots.map(|slots| {
-                slots
-                    .iter()
-                    .map(|(slot, holders)| {
-                        let mut held = holders
-                            .iter()
-                            .filter_map(|(key, holder)| self.machine.held(key, holder));
-                        // The newest, should one holder have missed a renewal.
-                        let first = held.next();
-                        (
-                            slot,
-                            held.fold(first, |best, next| match best {
-                                Some(best) if best.expires_at >= next.expires_at => Some(best),
-                                _ => Some(next),
-                            }),
-                        )
-                    })
-                    .collect()
-            });
-            match volume.reconcile(content.as_ref(), now) {
-                Ok(true) => tracing::debug!(volume = %path.display(), "files changed"),
-                Ok(false) => {}
-                Err(error) => {
-                    if self
-                        .store_errors
-                        .insert(path.clone(), error.clone())
-                        .as_ref()
-                        != Some(&error)
-                    {
-                        tracing::error!(volume = %path.display(), "{error}");
-                    }
-                    continue;
-                }
-            }
-            self.store_errors.remove(path);
-        }
+        self.volumes.write(&self.demand, &self.machine, now);
     }
 
     /// Tells how every binding stands that has a consumer here, and who has none.
@@ -352,23 +267,13 @@ impl<S: IdentitySource> Engine<S> {
         let Some(bindings) = &self.bindings else {
             return;
         };
-        let nodes: BTreeMap<BindingRef, NodeStatus> = self
-            .demand
-            .served
-            .iter()
-            .map(|(binding, generation)| {
-                let status = node_status(
-                    &self.node,
-                    binding,
-                    *generation,
-                    &self.demand,
-                    &self.machine,
-                    self.rotations.get(binding),
-                    &self.store_errors,
-                );
-                (binding.clone(), status)
-            })
-            .collect();
+        let nodes = node_statuses(
+            &self.node,
+            &self.demand,
+            &self.machine,
+            &self.rotations,
+            &self.volumes.errors,
+        );
         let settled = self.clock.now().mono >= SETTLING;
         let left = bindings
             .iter()

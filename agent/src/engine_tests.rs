@@ -3,10 +3,11 @@
 
 use std::sync::Mutex;
 
+use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use shared::allow_list::AllowList;
-use shared::binding::{CredentialKind, NodeState};
+use shared::binding::{CredentialKind, NodeState, NodeStatus};
 use shared::exec_credential::ExecCredential;
 
 use super::handle::PATIENCE;
@@ -18,6 +19,8 @@ use crate::identity::{IdentityError, IdentityRequest, IdentityToken, Svid};
 use crate::jwt::Claims;
 use crate::jwt::tests::token;
 
+#[path = "engine_burst_tests.rs"]
+mod burst;
 #[path = "engine_proxy_tests.rs"]
 mod proxy;
 

@@ -14,87 +14,34 @@
 //!                   error: back off       └──retry within 2 %──────┘ unchanged
 //!                                          at exp: withdrawn, obtaining
 //! ```
+//!
+//! Keys whose [`Target`] has the same upstream share its limit, and its
+//! outages: those are backed off for together, and no key pays for another's.
 
+mod agenda;
 mod entry;
+mod events;
 mod lease;
+mod upstream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use shared::errors::Named;
+use shared::errors::Code;
 
-use entry::{Entry, Holding, InFlight};
+use agenda::Agenda;
+use entry::{Entry, InFlight};
+pub use events::{Action, Attempt, Event, Outcome, Standing};
 pub use lease::{Failure, Fresh, Lease, Now};
-
-/// What happens to the machine.
-#[derive(Debug)]
-pub enum Event<K, H, C> {
-    /// Everything that is wanted now, with a revision per holder: a change of
-    /// the revision means that the holder's binding changed.
-    Wanted(BTreeMap<K, BTreeMap<H, i64>>),
-    /// An [`Attempt`] ended.
-    Acquired {
-        /// The attempt's key.
-        key: K,
-        /// The attempt's number.
-        number: u64,
-        /// What came of it.
-        outcome: Outcome<H, C>,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// What came of an [`Attempt`].
-#[derive(Debug)]
-pub struct Outcome<H, C> {
-    /// For each holder whether the identity source gave the identity.
-    pub proofs: BTreeMap<H, Result<(), Named>>,
-    /// The new credential; `None` when none was asked for, or no holder was proved.
-    pub credential: Option<Result<Fresh<C>, Failure>>,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action<K, H> {
-    /// Prove the holders and, perhaps, obtain the credential.
-    Acquire(Attempt<K, H>),
-    /// The holder has a new credential: [`Machine::held`].
-    Deliver(H),
-    /// The holder has no credential any more.
-    Withdraw(H),
-}
-
-/// One attempt; it must be answered by exactly one [`Event::Acquired`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt<K, H> {
-    /// What to obtain.
-    pub key: K,
-    /// Tells this attempt from earlier ones of the same key.
-    pub number: u64,
-    /// Whom to prove.
-    pub holders: Vec<H>,
-    /// Obtain a credential too; else only prove the holders, who share one
-    /// that is there already.
-    pub renew: bool,
-    /// When the attempt must give up: short enough that a hanging upstream
-    /// cannot eat the rest of a credential's life.
-    pub deadline: Duration,
-}
-
-/// How things stand for a holder.
-#[derive(Debug, Clone, Copy)]
-pub struct Standing<'a, C> {
-    /// The credential that is delivered, if one is.
-    pub held: Option<&'a Lease<C>>,
-    /// Why the last attempt failed, if it did.
-    pub error: Option<&'a Named>,
-}
+pub use upstream::Target;
+use upstream::{Failed, Queue, Upstream};
 
 /// The state: see the module's sketch.
 #[derive(Debug)]
 pub struct Machine<K, H, C> {
     entries: BTreeMap<K, Entry<H, C>>,
+    upstreams: BTreeMap<String, Upstream>,
+    agenda: Agenda<K>,
     attempts: u64,
     serials: u64,
 }
@@ -103,13 +50,15 @@ impl<K, H, C> Default for Machine<K, H, C> {
     fn default() -> Self {
         Self {
             entries: BTreeMap::new(),
+            upstreams: BTreeMap::new(),
+            agenda: Agenda::default(),
             attempts: 0,
             serials: 0,
         }
     }
 }
 
-impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
+impl<K: Ord + Clone + Target, H: Ord + Clone, C: Clone> Machine<K, H, C> {
     /// Takes one step. `jitter` is a number from 0 to 1 that spreads the load
     /// of many nodes; the machine has no randomness of its own.
     pub fn step(&mut self, event: Event<K, H, C>, now: Now, jitter: f64) -> Vec<Action<K, H>> {
@@ -121,33 +70,17 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
                 number,
                 outcome,
             } => {
-                if let Some(entry) = self.entries.get_mut(&key)
-                    && let Some(in_flight) = entry.in_flight.take_if(|it| it.number == number)
-                {
-                    self.serials += 1;
-                    let deliver = entry.conclude(&in_flight, outcome, now, jitter, self.serials);
-                    actions.extend(deliver.into_iter().map(Action::Deliver));
-                }
+                let deliver = self.conclude(&key, number, outcome, now, jitter);
+                actions.extend(deliver.into_iter().map(Action::Deliver));
             }
             Event::Tick => {}
         }
-        for (key, entry) in &mut self.entries {
-            actions.extend(entry.expire(now).into_iter().map(Action::Withdraw));
-            if let Some((revisions, renew)) = entry.due(now) {
-                self.attempts += 1;
-                actions.push(Action::Acquire(Attempt {
-                    key: key.clone(),
-                    number: self.attempts,
-                    holders: revisions.keys().cloned().collect(),
-                    renew,
-                    deadline: entry.deadline(),
-                }));
-                entry.in_flight = Some(InFlight {
-                    number: self.attempts,
-                    renew,
-                    revisions,
-                });
-            }
+        let (renewals, proofs) = self.wake(now, &mut actions);
+        for due in renewals {
+            actions.extend(self.begin(due, true, now));
+        }
+        for due in proofs {
+            actions.extend(self.begin(due, false, now));
         }
         actions
     }
@@ -156,9 +89,18 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
     pub fn standing(&self, key: &K, holder: &H) -> Option<Standing<'_, C>> {
         let entry = self.entries.get(key)?;
         let holding = entry.holders.get(holder)?;
+        let upstream = entry
+            .upstream
+            .as_ref()
+            .filter(|_| entry.due_since.is_some());
+        let upstream = upstream.and_then(|name| self.upstreams.get(name));
         Some(Standing {
             held: holding.held.as_ref(),
-            error: holding.error.as_ref().or(entry.error.as_ref()),
+            error: holding
+                .error
+                .as_ref()
+                .or(entry.error.as_ref())
+                .or_else(|| upstream?.error()),
         })
     }
 
@@ -169,7 +111,175 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
 
     /// When the next [`Event::Tick`] is needed, on the monotonic clock.
     pub fn wake_at(&self) -> Option<Duration> {
-        self.entries.values().filter_map(Entry::wake_at).min()
+        let awake = self.agenda.awake.iter();
+        let wakes = awake.filter_map(|key| {
+            let entry = self.entries.get(key)?;
+            let renewal = turn(&self.upstreams, entry);
+            renewal.into_iter().chain(entry.wake_at()).min()
+        });
+        wakes.chain(self.agenda.next()).min()
+    }
+
+    /// Looks at every key for which something may have changed, gives up what
+    /// has expired, and returns, with the deadlines, what is to be renewed now
+    /// and where holders are to be proved.
+    #[allow(clippy::type_complexity)]
+    fn wake(
+        &mut self,
+        now: Now,
+        actions: &mut Vec<Action<K, H>>,
+    ) -> (Vec<(K, Duration)>, Vec<(K, Duration)>) {
+        self.agenda.pass(now);
+        let awake = std::mem::take(&mut self.agenda.awake);
+        let (mut renewals, mut proofs) = (Vec::new(), Vec::new());
+        let mut queues: BTreeMap<String, Queue<'_, K>> = BTreeMap::new();
+        for key in &awake {
+            let Some(entry) = self.entries.get_mut(key) else {
+                continue;
+            };
+            let upstream = entry.upstream.as_ref();
+            let mut upstream = upstream.and_then(|name| self.upstreams.get_mut(name));
+            let deadline = entry.lease_deadline();
+            actions.extend(entry.expire(now).into_iter().map(Action::Withdraw));
+            if let Some(upstream) = &mut upstream {
+                upstream.protect(deadline, entry.lease_deadline());
+            }
+            entry.pass(now);
+            if let Some(nap) = entry.rest(now) {
+                self.agenda.lull(key.clone(), nap);
+                continue;
+            }
+            self.agenda.awake.insert(key.clone());
+            if entry.has_latecomers(now) {
+                proofs.push((key.clone(), entry.deadline()));
+            }
+            let Some(ready) = entry.ready_at().filter(|ready| *ready <= now.mono) else {
+                continue;
+            };
+            match (upstream, &entry.upstream) {
+                (Some(upstream), Some(name)) => {
+                    let turn = upstream.turn(ready, entry.cap(), entry.changed);
+                    if turn.is_some_and(|turn| turn <= now.mono) {
+                        let rank = entry.rank(ready, upstream.is_failing());
+                        queues.entry(name.clone()).or_default().push(rank, key);
+                    }
+                }
+                _ => renewals.push((key.clone(), entry.deadline())),
+            }
+        }
+        for (name, queue) in queues {
+            if let Some(upstream) = self.upstreams.get(&name) {
+                let deadline = upstream.deadline();
+                let admitted = queue.admit(upstream);
+                renewals.extend(admitted.into_iter().map(|key| (key, deadline)));
+            }
+        }
+        (renewals, proofs)
+    }
+
+    fn begin(
+        &mut self,
+        (key, deadline): (K, Duration),
+        renew: bool,
+        now: Now,
+    ) -> Option<Action<K, H>> {
+        let entry = self.entries.get_mut(&key)?;
+        if entry.in_flight.is_some() {
+            return None; // It is renewed, and everybody proved for that.
+        }
+        self.attempts += 1;
+        let revisions = match renew {
+            true => entry.everybody(),
+            false => entry.latecomers(now),
+        };
+        let holders = revisions.keys().cloned().collect();
+        entry.in_flight = Some(InFlight {
+            number: self.attempts,
+            renew,
+            revisions,
+        });
+        if let Some(nap) = entry.rest(now) {
+            self.agenda.lull(key.clone(), nap);
+        }
+        if renew {
+            entry.changed = false;
+            let upstream = entry.upstream.as_ref();
+            if let Some(upstream) = upstream.and_then(|name| self.upstreams.get_mut(name)) {
+                upstream.begin(self.attempts, now.mono);
+            }
+        }
+        Some(Action::Acquire(Attempt {
+            key,
+            number: self.attempts,
+            holders,
+            renew,
+            deadline,
+        }))
+    }
+
+    /// Takes an attempt's outcome; returns who has a new credential. What it
+    /// says of the upstream counts even if nobody wants the key any more.
+    fn conclude(
+        &mut self,
+        key: &K,
+        number: u64,
+        outcome: Outcome<H, C>,
+        now: Now,
+        jitter: f64,
+    ) -> Vec<H> {
+        let name = key.upstream();
+        let mut upstream = name.as_ref().and_then(|name| self.upstreams.get_mut(name));
+        let began = upstream.as_mut().and_then(|it| it.end(number));
+        let failure = match &outcome.credential {
+            Some(Ok(_)) => {
+                if let Some(upstream) = &mut upstream {
+                    upstream.succeeded();
+                }
+                None
+            }
+            Some(Err(failure)) => Some(failure.clone()).filter(Upstream::is_to_blame),
+            None => None,
+        };
+        let successes = upstream.as_ref().map(|it| it.successes);
+        let mut blamed = failure.is_some();
+        let mut deliver = Vec::new();
+        if let Some(entry) = self.entries.get_mut(key)
+            && let Some(in_flight) = entry.in_flight.take_if(|it| it.number == number)
+        {
+            self.agenda.rouse(key);
+            blamed = blamed && successes.is_some_and(|count| entry.blames(number, count));
+            self.serials += 1;
+            let deadline = entry.lease_deadline();
+            deliver = entry.conclude(&in_flight, outcome, blamed, now, jitter, self.serials);
+            if let Some(upstream) = upstream {
+                upstream.protect(deadline, entry.lease_deadline());
+            }
+        }
+        if let (Some(failure), Some(began), Some(upstream)) = (failure, began, name)
+            && (blamed || failure.error.code == Code::ExchangeThrottled)
+        {
+            let failed = Failed {
+                upstream: &upstream,
+                began,
+                cap: self.cap(&upstream),
+                failure: &failure,
+                newest: self.attempts,
+            };
+            if let Some(upstream) = self.upstreams.get_mut(&upstream) {
+                upstream.failed(&failed, now.mono, jitter);
+            }
+        }
+        deliver
+    }
+
+    /// The shortest wait that the leases that are due at the upstream allow.
+    fn cap(&self, upstream: &str) -> Option<Duration> {
+        self.entries
+            .values()
+            .filter(|entry| entry.upstream.as_deref() == Some(upstream))
+            .filter(|entry| entry.due_since.is_some())
+            .filter_map(Entry::cap)
+            .min()
     }
 
     fn want(
@@ -178,8 +288,10 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
         now: Now,
         actions: &mut Vec<Action<K, H>>,
     ) {
+        let mut known = BTreeSet::new();
         self.entries.retain(|key, entry| {
             let holders = wanted.get(key);
+            known.extend(entry.holders.keys().cloned());
             entry.holders.retain(|holder, holding| {
                 let keep = holders.is_some_and(|holders| holders.contains_key(holder));
                 if !keep && holding.held.is_some() {
@@ -191,31 +303,58 @@ impl<K: Ord + Clone, H: Ord + Clone, C: Clone> Machine<K, H, C> {
         });
         wanted.retain(|_, holders| !holders.is_empty());
         for (key, holders) in wanted {
-            let entry = self.entries.entry(key).or_insert_with(|| Entry::new(now));
+            let entry = self.entries.entry(key);
+            let entry = entry.or_insert_with_key(|key| Entry::new(key.upstream(), now));
+            if let Some(name) = &entry.upstream
+                && !self.upstreams.contains_key(name)
+            {
+                self.upstreams.insert(name.clone(), Upstream::default());
+            }
             for (holder, revision) in holders {
-                let holding = entry.holders.entry(holder);
-                let changed = match &holding {
-                    std::collections::btree_map::Entry::Vacant(_) => true,
-                    std::collections::btree_map::Entry::Occupied(known) => {
-                        known.get().revision != revision
-                    }
-                };
-                let holding = holding.or_insert_with(|| Holding::new(revision, now));
-                if changed {
-                    // Somebody may just have repaired it: no back-off, and the
-                    // proof is asked for anew.
-                    holding.revision = revision;
-                    holding.proved = None;
-                    holding.failures = 0;
-                    holding.retry_at = now.mono;
-                    entry.failures = 0;
-                    entry.retry_at = now.mono;
+                // Somebody may just have repaired it. One that is new here may
+                // be one of a thousand after a restart.
+                let repaired = known.contains(&holder);
+                if entry.want(holder, revision, now) && repaired {
+                    entry.changed = true;
                 }
             }
         }
+        let mut used: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+        for entry in self.entries.values() {
+            if let Some(name) = &entry.upstream {
+                let deadlines = used.entry(name).or_default();
+                deadlines.extend(entry.lease_deadline());
+            }
+        }
+        self.upstreams.retain(|name, upstream| {
+            let deadlines = used.remove(name.as_str());
+            let keep = deadlines.is_some() || !upstream.idle();
+            upstream.protect_only(deadlines.unwrap_or_default());
+            keep
+        });
+        self.agenda.reset(self.entries.keys());
+    }
+}
+
+/// When the entry's next renewal may begin, unless an attempt has to end first.
+fn turn<H: Ord + Clone, C: Clone>(
+    upstreams: &BTreeMap<String, Upstream>,
+    entry: &Entry<H, C>,
+) -> Option<Duration> {
+    let ready = entry.ready_at()?;
+    match entry.upstream.as_ref().and_then(|name| upstreams.get(name)) {
+        Some(upstream) => upstream.turn(ready, entry.cap(), entry.changed),
+        None => Some(ready),
     }
 }
 
 #[cfg(test)]
 #[path = "refresh_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod outage_tests;
+#[cfg(test)]
+mod upstream_tests;
+#[cfg(test)]
+mod world;

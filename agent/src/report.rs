@@ -32,52 +32,70 @@ pub struct Rotation {
     pub at: Option<Timestamp>,
 }
 
-/// This node's entry for `binding`.
-pub fn node_status(
+/// How one binding stands, as far as its deliveries were looked at.
+#[derive(Default)]
+struct Standing<'a> {
+    error: Option<&'a Named>,
+    expires_at: Option<Timestamp>,
+    missing: bool,
+}
+
+/// This node's entry of every binding that is reported here. Looks at each
+/// delivery once.
+pub fn node_statuses(
     node: &str,
-    binding: &BindingRef,
-    generation: i64,
     demand: &Demand,
     machine: &Machine<Key, Holder, Credential>,
-    rotation: Option<&Rotation>,
+    rotations: &BTreeMap<BindingRef, Rotation>,
     store_errors: &BTreeMap<PathBuf, Named>,
-) -> NodeStatus {
-    let mut error: Option<&Named> = demand.refused.get(binding);
-    let mut expires_at: Option<Timestamp> = None;
-    let mut missing = false;
-    let deliveries = demand.volumes.iter().flat_map(|(volume, slots)| {
-        let holders = slots.values().flatten();
-        holders
-            .filter(|(_, holder)| holder.binding == *binding)
-            .map(move |(key, holder)| (volume, key, holder))
-    });
-    for (volume, key, holder) in deliveries {
-        let standing = machine.standing(key, holder);
-        match standing.as_ref().and_then(|it| it.held) {
-            Some(lease) => {
-                let seconds = Timestamp::from_second(lease.expires_at.as_second());
-                expires_at = expires_at.into_iter().chain(seconds).min();
+) -> BTreeMap<BindingRef, NodeStatus> {
+    let mut standings: BTreeMap<&BindingRef, Standing<'_>> = BTreeMap::new();
+    for binding in demand.served.keys() {
+        let error = demand.refused.get(binding);
+        let standing = Standing {
+            error,
+            ..Standing::default()
+        };
+        standings.insert(binding, standing);
+    }
+    for (volume, slots) in &demand.volumes {
+        for (key, holder) in slots.values().flatten() {
+            let standing = standings.entry(&holder.binding).or_default();
+            let of_machine = machine.standing(key, holder);
+            match of_machine.as_ref().and_then(|it| it.held) {
+                Some(lease) => {
+                    let seconds = Timestamp::from_second(lease.expires_at.as_second());
+                    let sooner = standing.expires_at.into_iter().chain(seconds).min();
+                    standing.expires_at = sooner;
+                }
+                None => standing.missing = true,
             }
-            None => missing = true,
+            standing.error = standing
+                .error
+                .or_else(|| store_errors.get(volume))
+                .or_else(|| of_machine.and_then(|it| it.error));
         }
-        error = error
-            .or_else(|| store_errors.get(volume))
-            .or_else(|| standing.and_then(|it| it.error));
     }
-    NodeStatus {
-        name: node.to_owned(),
-        observed_generation: generation,
-        state: match (error, missing) {
-            (Some(_), _) => NodeState::Degraded,
-            (None, true) => NodeState::Pending,
-            (None, false) => NodeState::Ready,
-        },
-        expires_at,
-        // Whole seconds: what Kubernetes stores and people read.
-        last_rotation: rotation
-            .and_then(|it| it.at)
-            .and_then(|at| Timestamp::from_second(at.as_second()).ok()),
-        rotations: rotation.map_or(0, |it| it.count),
-        error: error.map(NodeError::from),
-    }
+    let status = |(binding, generation): (&BindingRef, &i64)| {
+        let standing = standings.remove(binding).unwrap_or_default();
+        let rotation = rotations.get(binding);
+        let status = NodeStatus {
+            name: node.to_owned(),
+            observed_generation: *generation,
+            state: match (standing.error, standing.missing) {
+                (Some(_), _) => NodeState::Degraded,
+                (None, true) => NodeState::Pending,
+                (None, false) => NodeState::Ready,
+            },
+            expires_at: standing.expires_at,
+            // Whole seconds: what Kubernetes stores and people read.
+            last_rotation: rotation
+                .and_then(|it| it.at)
+                .and_then(|at| Timestamp::from_second(at.as_second()).ok()),
+            rotations: rotation.map_or(0, |it| it.count),
+            error: standing.error.map(NodeError::from),
+        };
+        (binding.clone(), status)
+    };
+    demand.served.iter().map(status).collect()
 }

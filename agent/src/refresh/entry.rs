@@ -9,18 +9,35 @@ use jiff::Timestamp;
 use shared::errors::{Code, Named};
 
 use super::Outcome;
+use super::agenda::Nap;
 use super::lease::{
     COLD_CAP, Failure, Fresh, LONGEST_ATTEMPT, Lease, Now, REFUSED_CAP, cold_cap, cold_wait,
 };
+use super::upstream::Rank;
 
 #[derive(Debug)]
 pub(super) struct Entry<H, C> {
+    /// Who is asked for the credential.
+    pub(super) upstream: Option<String>,
     pub(super) holders: BTreeMap<H, Holding<C>>,
     pub(super) lease: Option<Lease<C>>,
     pub(super) in_flight: Option<InFlight<H>>,
     pub(super) failures: u32,
     pub(super) retry_at: Duration,
     pub(super) error: Option<Named>,
+    /// Since when a credential is due, as far as a step has seen it.
+    pub(super) due_since: Option<Duration>,
+    /// Somebody changed a binding: it does not wait for a failing upstream.
+    pub(super) changed: bool,
+    /// The last attempt, if it failed for the upstream's sake.
+    blamed: Option<Blamed>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Blamed {
+    number: u64,
+    /// How often the upstream had served others.
+    successes: u64,
 }
 
 #[derive(Debug)]
@@ -43,14 +60,18 @@ pub(super) struct Holding<C> {
 }
 
 impl<H, C> Entry<H, C> {
-    pub(super) fn new(now: Now) -> Self {
+    pub(super) fn new(upstream: Option<String>, now: Now) -> Self {
         Self {
+            upstream,
             holders: BTreeMap::new(),
             lease: None,
             in_flight: None,
             failures: 0,
             retry_at: now.mono,
             error: None,
+            due_since: Some(now.mono),
+            changed: false,
+            blamed: None,
         }
     }
 }
@@ -69,20 +90,54 @@ impl<C> Holding<C> {
 }
 
 impl<H: Ord + Clone, C: Clone> Entry<H, C> {
-    /// Takes an attempt's outcome; returns who has a new credential.
+    /// Takes in a holder; returns whether it, or its binding, is new here. Then
+    /// there is no back-off, and it has to be proved.
+    pub(super) fn want(&mut self, holder: H, revision: i64, now: Now) -> bool {
+        use std::collections::btree_map::Entry::{Occupied, Vacant};
+
+        match self.holders.entry(holder) {
+            Vacant(place) => drop(place.insert(Holding::new(revision, now))),
+            Occupied(known) if known.get().revision == revision => return false,
+            Occupied(known) => {
+                let holding = known.into_mut();
+                holding.revision = revision;
+                holding.proved = None;
+                holding.failures = 0;
+                holding.retry_at = now.mono;
+            }
+        }
+        self.failures = 0;
+        self.retry_at = now.mono;
+        true
+    }
+
+    /// Whether the upstream is to blame for an attempt that failed there: not
+    /// if it served others since the last time.
+    pub(super) fn blames(&mut self, number: u64, successes: u64) -> bool {
+        let last = self.blamed.replace(Blamed { number, successes });
+        last.is_none_or(|it| it.successes == successes)
+    }
+
+    /// Takes an attempt's outcome; returns who has a new credential. The entry
+    /// does not back off for what is the upstream's.
     pub(super) fn conclude(
         &mut self,
         attempt: &InFlight<H>,
         outcome: Outcome<H, C>,
+        blamed: bool,
         now: Now,
         jitter: f64,
         serial: u64,
     ) -> Vec<H> {
-        if attempt.renew {
-            let cap = outcome.proofs.values().filter_map(|it| it.as_ref().err());
-            let cap = cap.map(|error| cold_cap(COLD_CAP, error.code)).min();
-            let cap = cap.unwrap_or(COLD_CAP);
-            self.renew(outcome.credential, now, jitter, serial, cap);
+        match outcome.credential {
+            Some(Err(failure)) if attempt.renew && blamed => self.error = Some(failure.error),
+            credential if attempt.renew => {
+                let cap = outcome.proofs.values().filter_map(|it| it.as_ref().err());
+                let cap = cap.map(|error| cold_cap(COLD_CAP, error.code)).min();
+                let cap = cap.unwrap_or(COLD_CAP);
+                self.renew(credential, now, jitter, serial, cap);
+            }
+            _ => {}
         }
         let mut deliver = Vec::new();
         for (holder, proof) in outcome.proofs {
@@ -146,12 +201,15 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
             Some(Ok(lease)) if self.expires_at() == Some(lease.expires_at) => {
                 self.retry(cap, now, jitter);
                 self.error = None;
+                self.blamed = None;
             }
             Some(Ok(lease)) => {
                 self.lease = Some(lease);
                 self.failures = 0;
                 self.retry_at = now.mono;
                 self.error = None;
+                self.blamed = None;
+                self.due_since = None;
             }
             // Without a credential every holder has an error of its own.
             failed => {
@@ -191,19 +249,75 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
         withdraw
     }
 
-    /// Whom to prove now, and whether a new credential is due.
-    pub(super) fn due(&self, now: Now) -> Option<(BTreeMap<H, i64>, bool)> {
-        if self.in_flight.is_some() {
-            return None;
+    /// Takes note of the time. What is once due stays due, whatever the clocks
+    /// do, until a new credential is here.
+    pub(super) fn pass(&mut self, now: Now) {
+        let due = self.lease.as_ref().is_none_or(|it| it.refresh.reached(now));
+        if self.due_since.is_none() && due {
+            self.due_since = Some(now.mono);
         }
-        let renew = self.lease.as_ref().is_none_or(|it| it.refresh.reached(now));
-        let holders: BTreeMap<H, i64> = if renew && self.retry_at <= now.mono {
-            self.revisions(|_| true)
-        } else {
-            self.revisions(|it| self.is_latecomer(it) && it.retry_at <= now.mono)
-        };
-        let renew = renew && self.retry_at <= now.mono;
-        (!holders.is_empty()).then_some((holders, renew))
+        // Whatever it was that somebody repaired, nothing was broken.
+        self.changed &= self.due_since.is_some();
+    }
+
+    /// How long nothing is to be done; `None` if something is, or waits for its
+    /// turn at the upstream.
+    pub(super) fn rest(&self, now: Now) -> Option<Nap> {
+        let held = self.holders.values().filter_map(|it| it.held.as_ref());
+        // What the key shares expires, whoever holds it.
+        let expiries = held.chain(&self.lease).map(|lease| lease.expiry);
+        let renewal = self.lease.as_ref().filter(|_| self.due_since.is_none());
+        let instants = expiries.chain(renewal.map(|lease| lease.refresh));
+        let mut nap = instants.fold(Nap::ENDLESS, Nap::until);
+        let attempts = self.ready_at().into_iter().chain(self.wake_at());
+        nap.mono = attempts.fold(nap.mono, Duration::min);
+        nap.lasts(now).then_some(nap)
+    }
+
+    /// When an attempt to renew may begin, as far as it is up to this key;
+    /// `None` while another attempt is under way.
+    pub(super) fn ready_at(&self) -> Option<Duration> {
+        let lease = self.lease.as_ref().map(|lease| lease.refresh.mono);
+        let due = self.due_since.or(lease).unwrap_or_default();
+        self.in_flight.is_none().then(|| due.max(self.retry_at))
+    }
+
+    pub(super) fn rank(&self, ready: Duration, failing: bool) -> Rank {
+        let tried = self.blamed.filter(|_| failing);
+        Rank {
+            unchanged: !self.changed,
+            failing: self.failures > 0,
+            tried: tried.map_or(0, |it| it.number),
+            expiry: self
+                .lease
+                .as_ref()
+                .map_or(Duration::MAX, |it| it.expiry.mono),
+            ready,
+        }
+    }
+
+    /// The longest wait at a failing upstream.
+    pub(super) fn cap(&self) -> Option<Duration> {
+        self.lease.as_ref().map(Lease::cap)
+    }
+
+    /// Whom to prove for a new credential.
+    pub(super) fn everybody(&self) -> BTreeMap<H, i64> {
+        self.revisions(|_| true)
+    }
+
+    /// Whom to prove for the one that is there.
+    pub(super) fn latecomers(&self, now: Now) -> BTreeMap<H, i64> {
+        self.revisions(|it| self.is_ready_latecomer(it, now))
+    }
+
+    pub(super) fn has_latecomers(&self, now: Now) -> bool {
+        let mut holders = self.holders.values();
+        holders.any(|it| self.is_ready_latecomer(it, now))
+    }
+
+    fn is_ready_latecomer(&self, holding: &Holding<C>, now: Now) -> bool {
+        self.is_latecomer(holding) && holding.retry_at <= now.mono
     }
 
     fn revisions(&self, which: impl Fn(&Holding<C>) -> bool) -> BTreeMap<H, i64> {
@@ -221,27 +335,25 @@ impl<H: Ord + Clone, C: Clone> Entry<H, C> {
             .is_some_and(|lease| holding.proved != Some(lease.serial))
     }
 
-    pub(super) fn deadline(&self) -> Duration {
-        self.lease.as_ref().map_or(LONGEST_ATTEMPT, Lease::deadline)
+    pub(super) fn lease_deadline(&self) -> Option<Duration> {
+        self.lease.as_ref().map(Lease::deadline)
     }
 
+    pub(super) fn deadline(&self) -> Duration {
+        self.lease_deadline().unwrap_or(LONGEST_ATTEMPT)
+    }
+
+    /// When something else than a renewal is due.
     pub(super) fn wake_at(&self) -> Option<Duration> {
         let expiries = self
             .holders
             .values()
             .filter_map(|holding| Some(holding.held.as_ref()?.expiry.mono));
-        let renewal = match &self.lease {
-            Some(lease) => lease.refresh.mono.max(self.retry_at),
-            None => self.retry_at,
-        };
         let latecomers = self
             .holders
             .values()
-            .filter(|holding| self.is_latecomer(holding))
+            .filter(|holding| self.in_flight.is_none() && self.is_latecomer(holding))
             .map(|holding| holding.retry_at);
-        let attempts = latecomers
-            .chain([renewal])
-            .filter(|_| self.in_flight.is_none());
-        expiries.chain(attempts).min()
+        expiries.chain(latecomers).min()
     }
 }

@@ -55,7 +55,8 @@ pub struct Lease<C> {
     pub credential: C,
     /// Its real expiry.
     pub expires_at: Timestamp,
-    /// What clients are told: earlier than `expires_at`, later than the refresh.
+    /// What clients are told: `expires_at` at the latest, and never before the
+    /// refresh is due.
     pub published_expires_at: Timestamp,
     /// When it was obtained.
     pub obtained_at: Timestamp,
@@ -94,7 +95,7 @@ impl Instant {
 /// must fit between the first attempt and the expiry (12 h tokens of ECR).
 const LONG_LIFE: Duration = Duration::from_secs(6 * 3600);
 /// First wait after a failure while there is no credential to lose.
-const COLD_FIRST: Duration = Duration::from_millis(500);
+pub(super) const COLD_FIRST: Duration = Duration::from_millis(500);
 /// Longest wait while there is no credential.
 pub(super) const COLD_CAP: Duration = Duration::from_secs(30);
 /// Longest wait before a refused holder is asked for again.
@@ -120,13 +121,13 @@ impl<C> Lease<C> {
         }
         let latest = if life >= LONG_LIFE { 0.50 } else { 0.80 };
         let wait = life.mul_f64(latest - 0.05 * jitter.clamp(0.0, 1.0));
-        let margin = life.mul_f64(0.10).min(Duration::from_secs(60));
+        let refresh = Instant::after(now, wait.max(SHORTEST_USE));
         Some(Self {
             credential: fresh.credential,
             expires_at: fresh.expires_at,
-            published_expires_at: Instant::after(now, life - margin).wall,
+            published_expires_at: published(fresh.expires_at, life, refresh.wall),
             obtained_at: now.wall,
-            refresh: Instant::after(now, wait.max(SHORTEST_USE)),
+            refresh,
             // The token's own `exp` on the wall clock, not a sum that may round.
             expiry: Instant {
                 wall: fresh.expires_at,
@@ -146,14 +147,36 @@ impl<C> Lease<C> {
     /// The wait after a failure while it is still good: an eighth of 2 % of its
     /// life, doubled per failure, at most 2 %.
     pub(super) fn retry_after(&self, failures: u32, jitter: f64) -> Duration {
-        let cap = self.life.mul_f64(0.02).min(WARM_CAP);
-        back_off(cap / 8, cap, failures, jitter)
+        back_off(self.cap() / 8, self.cap(), failures, jitter)
+    }
+
+    /// The longest wait while it is still good.
+    pub(super) fn cap(&self) -> Duration {
+        self.life.mul_f64(0.02).min(WARM_CAP)
     }
 
     /// Whether the credential must no longer be used.
     pub fn expired(&self, now: Now) -> bool {
         self.expiry.reached(now)
     }
+}
+
+/// The lesser of a minute and 10 % of the life before `expires_at`. What is
+/// written has whole seconds, so that of a short life the next whole second
+/// after the refresh is taken instead, which may be `expires_at` itself.
+fn published(expires_at: Timestamp, life: Duration, refresh: Timestamp) -> Timestamp {
+    let margin = life.mul_f64(0.10).min(Duration::from_secs(60));
+    let early = SignedDuration::try_from(margin)
+        .ok()
+        .and_then(|margin| expires_at.checked_sub(margin).ok())
+        .unwrap_or(expires_at);
+    let whole = |second| Timestamp::from_second(second).unwrap_or(expires_at);
+    let cut = whole(early.as_second());
+    if cut >= refresh {
+        return cut;
+    }
+    let next = whole(refresh.as_second() + 1);
+    next.min(expires_at)
 }
 
 /// `cap`, or less where asking again costs nothing.
@@ -173,7 +196,7 @@ pub(super) fn cold_wait(cap: Duration, failures: u32, jitter: f64) -> Duration {
     back_off(COLD_FIRST, cap, failures, jitter)
 }
 
-fn back_off(first: Duration, cap: Duration, failures: u32, jitter: f64) -> Duration {
+pub(super) fn back_off(first: Duration, cap: Duration, failures: u32, jitter: f64) -> Duration {
     let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(20));
     doubled
         .min(cap)
