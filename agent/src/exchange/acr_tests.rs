@@ -1,7 +1,6 @@
 //! Answers flow in, credentials and named errors flow out; nothing is sent.
 
 use serde_json::{Value, json};
-
 use shared::binding::ExchangeKind;
 
 use super::*;
