@@ -44,19 +44,3 @@ async fn what_ends_together_is_written_together() {
     agent.until("all", |agent, _| written(agent) == 50).await;
     assert_eq!(writes.0.load(Ordering::Relaxed) - before, 1);
 }
-
-/// Events that came while an attempt ended are part of the same write.
-#[tokio::test(start_paused = true)]
-async fn a_removed_volume_is_not_written_once_more() {
-    let writes = Writes::default();
-    let subscriber = tracing_subscriber::registry().with(writes.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let agent = Agent::new();
-    agent.publish().await;
-    let before = writes.0.load(Ordering::Relaxed);
-    agent.bind(1);
-    agent.handle.unpublish(agent.folder.path().to_owned()).await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(agent.delivered(), None);
-    assert_eq!(writes.0.load(Ordering::Relaxed), before);
-}

@@ -16,4 +16,5 @@ mod gar;
 mod guard;
 mod keycloak;
 mod passthrough;
+mod refresh;
 mod roads;
