@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result};
-use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -21,6 +20,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, deco
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::relay::relay;
 use crate::upstreams::Trusted;
 
 /// The `iss` of its tokens.
@@ -242,27 +242,11 @@ async fn basic(State(server): State<TokenServer>, headers: HeaderMap) -> Respons
 }
 
 async fn registry(State(server): State<TokenServer>, request: Request) -> Response {
-    let (request, _) = request.into_parts();
-    let forwarded = async {
-        let base = server.0.registry.get().context("no registry yet")?;
-        let path = request.uri.path_and_query().map_or("/", |it| it.as_str());
-        let mut onward = server
-            .0
-            .client
-            .request(request.method.clone(), format!("{base}{path}"));
-        if let Some(token) = request.headers.get(header::AUTHORIZATION) {
-            onward = onward.header(header::AUTHORIZATION, token);
-        }
-        let answer = onward.send().await?;
-        let mut response = Response::builder().status(answer.status());
-        for name in [header::WWW_AUTHENTICATE, header::CONTENT_TYPE] {
-            if let Some(value) = answer.headers().get(&name) {
-                response = response.header(name, value);
-            }
-        }
-        anyhow::Ok(response.body(Body::from(answer.bytes().await?))?)
+    let Some(base) = server.0.registry.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no registry yet").into_response();
     };
-    forwarded
-        .await
-        .unwrap_or_else(|error| (StatusCode::BAD_GATEWAY, format!("{error:#}")).into_response())
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = host.to_owned();
+    relay(&server.0.client, base, &host, request).await
 }

@@ -97,7 +97,7 @@ fn assume(
         return Err(Refusal(400, "ValidationError", message.into()));
     }
     let token = field("WebIdentityToken");
-    let claimed: Claims = insecure_decode_claims(token).map_err(|_| {
+    let claimed: Claims = insecure_decode_claims(token).map_err(|_unreadable| {
         Refusal(
             400,
             INVALID,
@@ -126,7 +126,7 @@ fn assume(
 fn verify(provider: &Provider, token: &str) -> Result<Claims, Refusal> {
     let invalid = |message: &str| Refusal(400, INVALID, message.to_owned());
     let header =
-        decode_header(token).map_err(|_| invalid("The ID Token provided is not a valid JWT."))?;
+        decode_header(token).map_err(|_unreadable| invalid("The ID Token provided is not a valid JWT."))?;
     let keys = provider.keys.as_ref();
     let key = keys
         .and_then(|keys| keys.find(header.kid.as_deref()?))
@@ -136,7 +136,7 @@ fn verify(provider: &Provider, token: &str) -> Result<Claims, Refusal> {
              AssumeRoleWithWebIdentity documentation for requirements",
             )
         })?;
-    let key = DecodingKey::from_jwk(key).map_err(|_| invalid("Unsupported key"))?;
+    let key = DecodingKey::from_jwk(key).map_err(|_unreadable| invalid("Unsupported key"))?;
     let mut validation = Validation::new(header.alg);
     validation.leeway = 0;
     validation.set_audience(&provider.client_ids);

@@ -1,11 +1,7 @@
 //! The agent's exchanges against token services and registries: real ones where they can be had, and stand-ins that
 //! answer every documented error ([`harness::upstreams`]). Needs no root.
 
-#![expect(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    reason = "helpers of tests are tests"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod acr;
 mod aws;

@@ -1,5 +1,6 @@
 //! Where a reader of a guide sits: applies its YAML in Argo CD's namespace, and looks at what became of it.
 
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -29,6 +30,17 @@ pub(super) struct Desk<'s> {
     applications: Vec<Application>,
     applied: Vec<String>,
     _turn: MutexGuard<'static, ()>,
+}
+
+/// Waits until nobody listens any more where a host of the guides has its server.
+pub(super) async fn vacant(address: Ipv4Addr) -> Result<SocketAddrV4> {
+    let address = SocketAddrV4::new(address, 443);
+    let what = format!("{address} is vacant");
+    wait_until(&what, LIMIT, || async move {
+        TcpListener::bind(address).map(drop).context("listen there")
+    })
+    .await?;
+    Ok(address)
 }
 
 /// The guides share names of projects, and each host has one address.

@@ -13,7 +13,7 @@ use harness::upstreams::Server;
 use serde_json::{Value, json};
 use shared::errors::Code;
 
-use super::desk::{Desk, document};
+use super::desk::{Desk, document, vacant};
 use crate::case::{Case, shared};
 use crate::scene::Scene;
 
@@ -54,7 +54,7 @@ impl Account {
             keys: Some(keys),
         });
         let authority = &scene.around.targets.authority;
-        let at = SocketAddr::from((guides::AWS_ADDRESS, 443));
+        let at = SocketAddr::from(vacant(guides::AWS_ADDRESS).await?);
         Ok(Self {
             _server: aws.serve(authority, &guides::AWS, at).await?,
             issuer: issuer.to_owned(),

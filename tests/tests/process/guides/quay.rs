@@ -1,7 +1,6 @@
 //! The guide to SPIFFE identities and robot federation at Quay.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddrV4;
 
 use anyhow::{Context as _, Result, ensure};
 use harness::chart::Chart;
@@ -12,7 +11,7 @@ use harness::targets::identity;
 use serde_json::{Value, json};
 use shared::errors::Code;
 
-use super::desk::{Desk, document};
+use super::desk::{Desk, document, vacant};
 use crate::case::{Case, shared};
 use crate::scene::Scene;
 
@@ -30,7 +29,7 @@ const APPLICATION: &str = include_str!("quay-application.yaml");
 /// The registry, under the name that the guide gives it.
 async fn registry(scene: &Scene, name: &str) -> Result<Quay> {
     let (host, address) = guides::QUAY;
-    let address = SocketAddrV4::new(address, 443);
+    let address = vacant(address).await?;
     let targets = &scene.around.targets;
     targets.named(&scene.peers, name, host, address).await
 }

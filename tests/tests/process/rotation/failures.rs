@@ -97,7 +97,7 @@ const REFUSALS: [Refusal; 10] = [
     Refusal {
         robot: "prod+busy",
         is: Is::Answering(StatusCode::TOO_MANY_REQUESTS),
-        code: Code::ExchangeUnreachable,
+        code: Code::ExchangeThrottled,
         words: "429",
     },
     Refusal {
