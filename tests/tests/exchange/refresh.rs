@@ -107,7 +107,7 @@ async fn two_pods_and_three_bindings_of_one_identity_cost_one_exchange_per_perio
     let _server = world.serve(&[REGISTRY], routes).await.unwrap();
 
     let acquirer = Acquirer::new(Identities, world.upstream(LISTED).unwrap());
-    let (reports, _reported) = watch::channel(Reports::default());
+    let (reports, reported) = watch::channel(Reports::default());
     let names = ["one", "two", "three"];
     let bindings: Bindings = names
         .into_iter()
@@ -119,7 +119,7 @@ async fn two_pods_and_three_bindings_of_one_identity_cost_one_exchange_per_perio
             (reference, binding(name))
         })
         .collect::<BTreeMap<_, _>>();
-    let (_bindings, watched) = watch::channel(Some(Arc::new(bindings)));
+    let (listed, watched) = watch::channel(None);
     let (handle, events) = engine::channel();
     let engine = Engine::new(
         "node".into(),
@@ -129,6 +129,7 @@ async fn two_pods_and_three_bindings_of_one_identity_cost_one_exchange_per_perio
         reports,
     );
     tokio::spawn(engine.run(events, watched));
+    listed.send_replace(Some(Arc::new(bindings)));
 
     let volumes = [(); 2].map(|()| tempfile::tempdir_in("/dev/shm").unwrap());
     for (index, volume) in volumes.iter().enumerate() {
@@ -142,7 +143,8 @@ async fn two_pods_and_three_bindings_of_one_identity_cost_one_exchange_per_perio
         if times.len() >= 4 {
             break times;
         }
-        assert!(started.elapsed() < Duration::from_secs(60), "{times:?}");
+        let late = started.elapsed() > Duration::from_secs(60);
+        assert!(!late, "{times:?} {:?}", *reported.borrow());
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     for pair in times.windows(2) {
