@@ -125,8 +125,8 @@ fn assume(
 
 fn verify(provider: &Provider, token: &str) -> Result<Claims, Refusal> {
     let invalid = |message: &str| Refusal(400, INVALID, message.to_owned());
-    let header =
-        decode_header(token).map_err(|_unreadable| invalid("The ID Token provided is not a valid JWT."))?;
+    let header = decode_header(token)
+        .map_err(|_unreadable| invalid("The ID Token provided is not a valid JWT."))?;
     let keys = provider.keys.as_ref();
     let key = keys
         .and_then(|keys| keys.find(header.kid.as_deref()?))

@@ -73,11 +73,10 @@ async fn an_administrator_does_not_write_a_spec(scene: &Scene) -> Result<()> {
     applied["spec"]["identity"]["audience"] = json!("another");
     refused(rest.apply(&path, &applied).await, POLICY, &"apply")?;
     // Controller and agents write its status meanwhile.
-    let (rest, path) = (&rest, &path);
-    wait_until("a replacement in time", SOON, || async move {
-        let mut replaced = rest.read(path).await?;
+    wait_until("a replacement in time", SOON, || async {
+        let mut replaced = rest.read(&path).await?;
         replaced["spec"]["identity"]["audience"] = json!("another");
-        refused(rest.replace(path, &replaced).await, POLICY, &"replace")
+        refused(rest.replace(&path, &replaced).await, POLICY, &"replace")
     })
     .await?;
     // An upsert is a creation.
@@ -92,14 +91,14 @@ async fn an_administrator_does_not_write_a_spec(scene: &Scene) -> Result<()> {
         json!({ "finalizers": ["example.test/c"] }),
         json!({ "finalizers": null }),
     ] {
-        rest.merge(path, &json!({ "metadata": metadata })).await?;
+        rest.merge(&path, &json!({ "metadata": metadata })).await?;
     }
     let found = api.get(name).await?;
     ensure!(found.spec == binding.spec, "{found:?}");
     ensure!(found.metadata.generation == binding.metadata.generation);
 
     // A binding may be deleted; as long as its Secret is there, it comes again.
-    rest.delete(path).await?;
+    rest.delete(&path).await?;
     let before = &binding;
     wait_until("another binding", SOON, || async move {
         let found = api.get(name).await?;
@@ -158,8 +157,8 @@ async fn nor_does_another_service_account(scene: &Scene) -> Result<()> {
     // An agent does not even get that far.
     let agent = Rest::new(account(scene, NAMESPACE, AGENT).await?);
     let roles = (403, "cannot patch resource");
-    refused(agent.merge(path, &change).await, roles, &"agent")?;
-    ours.merge(path, &change).await?;
+    refused(agent.merge(&path, &change).await, roles, &"agent")?;
+    ours.merge(&path, &change).await?;
     Ok(())
 }
 
