@@ -180,7 +180,7 @@ impl World {
         let wake = self.machine.wake_at();
         assert!(wake.is_none_or(|wake| wake > now.mono), "{wake:?} {now:?}");
         // Of a thousand, not after each step.
-        if self.machine.entries.len() > 100 && self.steps % 50 != 0 {
+        if self.machine.entries.len() > 100 && !self.steps.is_multiple_of(50) {
             return;
         }
         let holdings = self
