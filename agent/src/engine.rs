@@ -105,43 +105,50 @@ impl<S: IdentitySource> Engine<S> {
         mut events: mpsc::Receiver<Event>,
         mut bindings: watch::Receiver<Option<Arc<Bindings>>>,
     ) {
-        let mut watching = true;
-        loop {
-            let wake_at = self.wake_at();
-            let mut changed = false;
-            tokio::select! {
-                event = events.recv() => match event {
-                    Some(event) => {
-                        self.take(event);
-                        changed = true;
-                    }
-                    None => return,
-                },
-                told = bindings.changed(), if watching => {
-                    watching = told.is_ok();
-                    self.bindings.clone_from(&bindings.borrow_and_update());
+        while self.turn(&mut events, &mut bindings).await {}
+    }
+
+    /// Waits for something to happen, and deals with it and with all that
+    /// happened meanwhile: one write for a burst. False when every [`Handle`]
+    /// is gone.
+    async fn turn(
+        &mut self,
+        events: &mut mpsc::Receiver<Event>,
+        bindings: &mut watch::Receiver<Option<Arc<Bindings>>>,
+    ) -> bool {
+        let wake_at = self.wake_at();
+        let mut changed = false;
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => {
+                    self.take(event);
                     changed = true;
                 }
-                Some(ended) = self.tasks.join_next_with_id() => self.conclude(ended),
-                () = sleep_until(wake_at) => self.step(refresh::Event::Tick),
-            }
-            // A burst is worked off at once: one write for all of it.
-            while let Ok(event) = events.try_recv() {
-                self.take(event);
+                None => return false,
+            },
+            Ok(()) = bindings.changed() => {
+                self.bindings.clone_from(&bindings.borrow_and_update());
                 changed = true;
             }
-            while let Some(ended) = self.tasks.try_join_next_with_id() {
-                self.conclude(ended);
-            }
-            if changed {
-                self.want();
-            }
-            self.write_volumes();
-            self.report();
-            for done in self.waiting.drain(..) {
-                let _ = done.send(());
-            }
+            Some(ended) = self.tasks.join_next_with_id() => self.conclude(ended),
+            () = sleep_until(wake_at) => self.step(refresh::Event::Tick),
         }
+        while let Ok(event) = events.try_recv() {
+            self.take(event);
+            changed = true;
+        }
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            self.conclude(ended);
+        }
+        if changed {
+            self.want();
+        }
+        self.write_volumes();
+        self.report();
+        for done in self.waiting.drain(..) {
+            let _ = done.send(());
+        }
+        true
     }
 
     fn take(&mut self, event: Event) {

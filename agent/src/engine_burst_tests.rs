@@ -1,46 +1,54 @@
-//! That a burst costs one write.
+//! That a burst is one turn of the engine, and so one write.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use futures::future::join_all;
 
 use super::*;
 use crate::demand::tests::change;
 
-/// Counts the passes over volumes that changed files.
-#[derive(Clone, Default)]
-struct Writes(Arc<AtomicUsize>);
-
-impl<S: tracing::Subscriber> Layer<S> for Writes {
-    fn on_event(&self, event: &tracing::Event<'_>, _context: Context<'_, S>) {
-        if event.metadata().target().ends_with("engine::volumes") {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
+const MANY: usize = 50;
 
 #[tokio::test(start_paused = true)]
-async fn what_ends_together_is_written_together() {
-    let writes = Writes::default();
-    let subscriber = tracing_subscriber::registry().with(writes.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let mut agent = Agent::new();
-    agent.publish().await;
-    let before = writes.0.load(Ordering::Relaxed);
-    let bindings = (0..50).map(|it| {
+async fn what_happens_together_is_written_together() {
+    let agent = Agent::new();
+    let acquirer = Acquirer::new(
+        agent.source.clone(),
+        Upstream::new(settings(""), None).unwrap(),
+    );
+    let (reports, _reported) = watch::channel(Reports::default());
+    let (maps, mut bindings) = watch::channel(None);
+    let (handle, mut events) = channel();
+    let mut engine = Engine::new("node-a".into(), agent.clock, acquirer, allowed(), reports);
+
+    // Kubelet publishes many volumes at once.
+    let mut consumers = vec![consumer("controller"); MANY];
+    for (index, consumer) in consumers.iter_mut().enumerate() {
+        consumer.volume = agent.folder.path().join(index.to_string());
+        std::fs::create_dir(&consumer.volume).unwrap();
+    }
+    let volume = consumers[0].volume.clone();
+    tokio::spawn(async move {
+        let publish = consumers.into_iter().map(|it| handle.publish(it));
+        join_all(publish).await;
+        std::future::pending::<()>().await;
+    });
+    assert!(engine.turn(&mut events, &mut bindings).await);
+    assert_eq!(engine.consumers.len(), MANY);
+
+    // Many bindings are new, and their attempts end at once.
+    let many = (0..MANY).map(|it| {
         let binding = change(cluster(1), |spec| {
             spec.target.address = format!("https://spoke-{it}.test:6443");
             spec.identity.audience = format!("spoke-{it}");
         });
         (reference(&format!("spoke-{it}")), binding)
     });
-    agent
-        .bindings
-        .send_replace(Some(Arc::new(bindings.collect())));
-    let written = |agent: &Agent| {
-        let folder = std::fs::read_dir(agent.folder.path().join("clusters"));
+    maps.send_replace(Some(Arc::new(many.collect())));
+    let written = || {
+        let folder = std::fs::read_dir(volume.join("clusters"));
         folder.map_or(0, Iterator::count)
     };
-    agent.until("all", |agent, _| written(agent) == 50).await;
-    assert_eq!(writes.0.load(Ordering::Relaxed) - before, 1);
+    assert!(engine.turn(&mut events, &mut bindings).await);
+    assert_eq!((engine.running.len(), written()), (MANY, 0));
+    assert!(engine.turn(&mut events, &mut bindings).await);
+    assert_eq!((engine.running.len(), written()), (0, MANY));
 }

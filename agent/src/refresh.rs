@@ -36,6 +36,9 @@ pub use lease::{Failure, Fresh, Lease, Now};
 pub use upstream::Target;
 use upstream::{Failed, Queue, Upstream};
 
+/// What is due, with the deadline of each attempt.
+type Due<K> = Vec<(K, Duration)>;
+
 /// The state: see the module's sketch.
 #[derive(Debug)]
 pub struct Machine<K, H, C> {
@@ -123,12 +126,7 @@ impl<K: Ord + Clone + Target, H: Ord + Clone, C: Clone> Machine<K, H, C> {
     /// Looks at every key for which something may have changed, gives up what
     /// has expired, and returns, with the deadlines, what is to be renewed now
     /// and where holders are to be proved.
-    #[allow(clippy::type_complexity)]
-    fn wake(
-        &mut self,
-        now: Now,
-        actions: &mut Vec<Action<K, H>>,
-    ) -> (Vec<(K, Duration)>, Vec<(K, Duration)>) {
+    fn wake(&mut self, now: Now, actions: &mut Vec<Action<K, H>>) -> (Due<K>, Due<K>) {
         self.agenda.pass(now);
         let awake = std::mem::take(&mut self.agenda.awake);
         let (mut renewals, mut proofs) = (Vec::new(), Vec::new());
