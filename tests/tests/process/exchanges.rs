@@ -26,11 +26,9 @@ pub(crate) fn cases() -> Vec<Case> {
 
 const SERVICE: &str = "registry-with-a-realm";
 const AUDIENCE: &str = "registry-with-a-realm";
-const CHART: Chart<'_> = Chart {
-    name: "realm-chart",
-    version: "1.0.0",
-    message: "behind a realm",
-};
+/// A chart for each way: Argo CD keeps what it has pulled once.
+const CHARTS: [&str; 3] = ["realm-realm", "realm-passed", "realm-shared"];
+const VERSION: &str = "1.0.0";
 
 /// The registry and its realm.
 struct Realm {
@@ -41,7 +39,7 @@ struct Realm {
 }
 
 impl Realm {
-    /// Starts a registry with the chart below `prod/charts`, whose realm knows these subjects.
+    /// Starts a registry with the charts below `prod/charts`, whose realm knows these subjects.
     async fn start(scene: &Scene, subjects: &[String]) -> Result<Self> {
         let targets = &scene.around.targets;
         let issuer = scene.around.plan.issuer_url();
@@ -58,7 +56,14 @@ impl Realm {
 
         let (program, folder) = (scene.peers.registry(), scene.folder.join("realm"));
         let open = Registry::open(program, &folder).await?;
-        CHART.push_in_the_open(scene.peers.helm(), &folder, &open.url(), "prod/charts")?;
+        for name in CHARTS {
+            let chart = Chart {
+                name,
+                version: VERSION,
+                message: "behind a realm",
+            };
+            chart.push_in_the_open(scene.peers.helm(), &folder, &open.url(), "prod/charts")?;
+        }
         drop(open);
         let auth = TokenAuth {
             realm: format!("https://{host}/token"),
@@ -85,8 +90,8 @@ impl Realm {
                 "project": project,
                 "source": {
                     "repoURL": format!("{}/prod/charts", self.host),
-                    "chart": CHART.name,
-                    "targetRevision": CHART.version,
+                    "chart": name,
+                    "targetRevision": VERSION,
                 },
                 "destination": { "server": "https://kubernetes.default.svc", "namespace": "realm" },
             },
@@ -137,7 +142,7 @@ async fn realms_and_tokens_as_passwords(scene: &Scene) -> Result<()> {
         let application = Application::create(scene, &manifest).await?;
         application.is_good(0).await?;
         let shown = realm.server.shown().split_off(before);
-        let scope = format!("repository:prod/charts/{}:pull", CHART.name);
+        let scope = format!("repository:prod/charts/{name}:pull");
         let pull = shown.iter().find(|it| it.contains(&scope));
         let pull = pull.with_context(|| format!("{name}: {shown:?}"))?;
         let is_shown = pull.to_ascii_lowercase().starts_with(scheme);
