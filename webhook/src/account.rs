@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use kube::core::ObjectMeta;
 use shared::{
     binding::{CloudAccount, CredentialBindingSpec, CredentialKind, ExchangeKind},
+    clouds::gcp,
     errors::{Code, Named},
     secrets::key,
 };
@@ -184,29 +185,11 @@ fn is_email(text: &str) -> bool {
 /// The resource name of a workload identity provider, with or without the
 /// service in front.
 fn provider(text: &str) -> Option<String> {
-    let name = ["https:", ""]
-        .iter()
-        .find_map(|scheme| text.strip_prefix(&format!("{scheme}//iam.googleapis.com/")))
-        .unwrap_or(text);
-    let parts: Vec<_> = name.split('/').collect();
-    match parts[..] {
-        [
-            "projects",
-            project,
-            "locations",
-            location,
-            "workloadIdentityPools",
-            pool,
-            "providers",
-            provider,
-        ] if [project, location, pool, provider]
-            .into_iter()
-            .all(is_plain) =>
-        {
-            Some(name.to_owned())
-        }
-        _ => None,
-    }
+    let name = match text.starts_with("projects/") {
+        true => format!("//iam.googleapis.com/{text}"),
+        false => text.to_owned(),
+    };
+    gcp::provider(&name).map(str::to_owned)
 }
 
 fn is_uuid(text: &str) -> bool {
