@@ -32,6 +32,26 @@ pub(super) struct Desk<'s> {
     _turn: MutexGuard<'static, ()>,
 }
 
+/// An Application of a project with a chart of a registry's, deployed into a namespace of Argo CD's own cluster.
+pub(super) fn application(
+    name: &str,
+    project: &str,
+    repository: &str,
+    chart: &str,
+    namespace: &str,
+) -> Value {
+    json!({
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Application",
+        "metadata": { "name": name },
+        "spec": {
+            "project": project,
+            "source": { "repoURL": repository, "chart": chart, "targetRevision": "1.0.0" },
+            "destination": { "server": "https://kubernetes.default.svc", "namespace": namespace },
+        },
+    })
+}
+
 /// Waits until nobody listens any more where a host of the guides has its server.
 pub(super) async fn vacant(address: Ipv4Addr) -> Result<SocketAddrV4> {
     let address = SocketAddrV4::new(address, 443);

@@ -13,7 +13,7 @@ use harness::upstreams::Server;
 use serde_json::{Value, json};
 use shared::errors::Code;
 
-use super::desk::{Desk, document, vacant};
+use super::desk::{self, Desk, document, vacant};
 use crate::case::{Case, shared};
 use crate::scene::Scene;
 
@@ -187,23 +187,8 @@ async fn several_projects(scene: &Scene) -> Result<()> {
 
 /// An Application of a project with a chart from a folder of the registry.
 fn application(name: &str, project: &str, folder: &str, chart: &str) -> Value {
-    json!({
-        "apiVersion": "argoproj.io/v1alpha1",
-        "kind": "Application",
-        "metadata": { "name": name },
-        "spec": {
-            "project": project,
-            "source": {
-                "repoURL": format!("{}/{folder}", guides::ECR),
-                "chart": chart,
-                "targetRevision": "1.0.0",
-            },
-            "destination": {
-                "server": "https://kubernetes.default.svc",
-                "namespace": "guide-ecr-several",
-            },
-        },
-    })
+    let repository = format!("{}/{folder}", guides::ECR);
+    desk::application(name, project, &repository, chart, "guide-ecr-several")
 }
 
 /// "AWS GovCloud and China regions": each asks the token service that its Secret names.

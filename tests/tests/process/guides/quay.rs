@@ -11,7 +11,7 @@ use harness::targets::identity;
 use serde_json::{Value, json};
 use shared::errors::Code;
 
-use super::desk::{Desk, document, vacant};
+use super::desk::{self, Desk, document, vacant};
 use crate::case::{Case, shared};
 use crate::scene::Scene;
 
@@ -121,23 +121,8 @@ async fn several_projects(scene: &Scene) -> Result<()> {
 
 /// An Application of a project with a chart from a folder of the registry.
 fn application(name: &str, project: &str, folder: &str, chart: &str) -> Value {
-    json!({
-        "apiVersion": "argoproj.io/v1alpha1",
-        "kind": "Application",
-        "metadata": { "name": name },
-        "spec": {
-            "project": project,
-            "source": {
-                "repoURL": format!("{}/{folder}/charts", guides::QUAY.0),
-                "chart": chart,
-                "targetRevision": "1.0.0",
-            },
-            "destination": {
-                "server": "https://kubernetes.default.svc",
-                "namespace": "guide-several",
-            },
-        },
-    })
+    let repository = format!("{}/{folder}/charts", guides::QUAY.0);
+    desk::application(name, project, &repository, chart, "guide-several")
 }
 
 /// "Troubleshooting", from the robot on; what goes wrong before it is SPIRE's.
