@@ -14,7 +14,7 @@ use shared::errors::{Code, Named};
 use tokio::time::timeout;
 
 use crate::demand::{Holder, Key};
-use crate::exchange::{self, Credential, http::Upstream};
+use crate::exchange::{self, Credential, Trade, http::Upstream};
 use crate::identity::{IdentityRequest, IdentitySource, Registration, Svid};
 use crate::refresh::{Attempt, Outcome, Target};
 
@@ -26,7 +26,7 @@ pub struct Acquirer<S> {
 
 impl Target for Key {
     fn upstream(&self) -> Option<String> {
-        self.trade.upstream()
+        self.trade.as_ref().map(Trade::upstream)
     }
 }
 

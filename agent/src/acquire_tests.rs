@@ -50,7 +50,7 @@ async fn acquire(
     acquirer: &Acquirer<Source>,
     name: &str,
     subject: &str,
-    trade: Trade,
+    trade: Option<Trade>,
 ) -> Outcome<Holder, Credential> {
     let attempt = Attempt {
         key: Key {
@@ -75,10 +75,10 @@ async fn acquire(
 async fn a_hanging_identity_keeps_no_other_waiting() {
     let acquirer = acquirer("");
     let started = Instant::now();
-    let hanging = join_all((0..100).map(|_| acquire(&acquirer, "h", HANGS, Trade::Keep)));
+    let hanging = join_all((0..100).map(|_| acquire(&acquirer, "h", HANGS, None)));
     let prompt = async {
         let subject = "spiffe://td/a";
-        let outcomes = join_all((0..200).map(|_| acquire(&acquirer, "a", subject, Trade::Keep)));
+        let outcomes = join_all((0..200).map(|_| acquire(&acquirer, "a", subject, None)));
         let outcomes = outcomes.await;
         assert!(
             outcomes
@@ -110,8 +110,8 @@ async fn a_hanging_registry_keeps_no_other_waiting() {
     drop(closed);
     let acquirer = acquirer("127.0.0.1;private");
     let subject = "spiffe://td/a";
-    let hanging = join_all((0..50).map(|_| acquire(&acquirer, "h", subject, hangs.clone())));
-    let prompt = acquire(&acquirer, "a", subject, refuses);
+    let hanging = join_all((0..50).map(|_| acquire(&acquirer, "h", subject, Some(hangs.clone()))));
+    let prompt = acquire(&acquirer, "a", subject, Some(refuses));
     let outcome = tokio::select! {
         biased;
         _ = hanging => panic!("a silent registry answered"),

@@ -117,8 +117,9 @@ pub struct Key {
     pub service_account: String,
     /// The audience.
     pub audience: String,
-    /// What the identity is traded for.
-    pub trade: Trade,
+    /// What the identity is traded for; without it the identity itself is the
+    /// credential (clusters, certificates).
+    pub trade: Option<Trade>,
 }
 
 /// Who has a credential: the pods of one service account, through one binding.
@@ -283,7 +284,7 @@ fn offer(reference: &BindingRef, spec: &CredentialBindingSpec) -> Offer {
                     "a cluster takes the token itself",
                 ));
             }
-            (Slot::Cluster(file), Trade::Keep)
+            (Slot::Cluster(file), None)
         }
         // `undeliverable` says it too. This line is the one that keeps a
         // project's credential out of a pod-wide file.

@@ -393,11 +393,8 @@ pub fn delivery(secret: &RepositorySecret) -> Delivery {
 
 /// What a client can read from a file that every project's pulls use.
 fn can_be_shared(secret: &RepositorySecret) -> bool {
-    let has_realm = match exchange_kind(secret) {
-        Some(ExchangeKind::Distribution) => true,
-        Some(ExchangeKind::TokenExchange) => secret.registry_auth_url.is_some(),
-        _ => false,
-    };
+    let has_auth_url = secret.registry_auth_url.is_some();
+    let has_realm = exchange_kind(secret).is_some_and(|kind| kind.has_realm(has_auth_url));
     secret.project.is_none() && secret.is_helm_oci() && !is_certificate(secret) && !has_realm
 }
 

@@ -77,34 +77,38 @@ pub async fn exchange(
     key: &Key,
     identity: Svid,
 ) -> Result<Fresh<Credential>, Failure> {
-    let token = match identity {
-        Svid::Token(token) => token,
-        Svid::Certificate(certificate) if key.trade == Trade::Keep => {
-            return Ok(Fresh {
-                expires_at: certificate.expires_at,
-                credential: Credential::Certificate {
-                    certificates: certificate.certificates,
-                    key: certificate.key,
-                },
-            });
-        }
+    let (trade, token) = match (&key.trade, identity) {
+        (Some(trade), Svid::Token(token)) => (trade, token),
+        (None, identity) => return Ok(kept(identity)),
         // `undeliverable` refuses such a binding long before.
-        Svid::Certificate(_) => {
+        (Some(_), Svid::Certificate(_)) => {
             let detail = format!("identity {}", key.subject);
             return Err(Named::new(Code::CertificateNotUsable, detail).into());
         }
     };
-    let Some((kind, own)) = key.trade.place() else {
-        return Ok(Fresh {
-            credential: Credential::Bearer(token.token),
-            expires_at: token.expires_at,
-        });
-    };
+    let (kind, own) = trade.place();
     let outlet = upstream.outlet(&key.namespace, kind, own);
     // A cloud's credential is good at more registries than one.
     if !clouds::is_registry(kind, own.name()) && !outlet.lists_registry() {
         let detail = format!("{outlet}: no registry of the cloud of exchange {kind}");
         return Err(Named::new(Code::HostNotAllowed, detail).into());
     }
-    key.trade.exchange(&outlet, &token).await
+    trade.exchange(&outlet, &token).await
+}
+
+/// The identity as the credential that it is.
+fn kept(identity: Svid) -> Fresh<Credential> {
+    match identity {
+        Svid::Token(token) => Fresh {
+            expires_at: token.expires_at,
+            credential: Credential::Bearer(token.token),
+        },
+        Svid::Certificate(certificate) => Fresh {
+            expires_at: certificate.expires_at,
+            credential: Credential::Certificate {
+                certificates: certificate.certificates,
+                key: certificate.key,
+            },
+        },
+    }
 }

@@ -20,8 +20,6 @@ use crate::refresh::{Failure, Fresh};
 /// What an identity is traded for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trade {
-    /// Nothing: the identity itself is the credential (clusters, certificates).
-    Keep,
     /// A Quay robot's password.
     Quay(Quay),
     /// Nothing, but the registry is asked whether it takes the token.
@@ -39,15 +37,16 @@ pub enum Trade {
 }
 
 impl Trade {
-    /// The trade of a binding at the registry `host`.
+    /// The trade of a binding at the registry `host`; `None` where the identity
+    /// itself is the credential.
     ///
     /// # Errors
     /// The code and the field, for parameters that the protocol cannot do with
     /// or without.
-    pub fn of(spec: &CredentialBindingSpec, host: &RegistryHost) -> Result<Self, Named> {
+    pub fn of(spec: &CredentialBindingSpec, host: &RegistryHost) -> Result<Option<Self>, Named> {
         let (parameters, audience) = (&spec.exchange, spec.identity.audience.as_str());
-        Ok(match parameters.kind {
-            ExchangeKind::None => Self::Keep,
+        Ok(Some(match parameters.kind {
+            ExchangeKind::None => return Ok(None),
             ExchangeKind::Quay => Self::Quay(Quay::of(parameters, host)?),
             ExchangeKind::Passthrough => {
                 let proxy = spec.proxy.as_ref();
@@ -61,13 +60,12 @@ impl Trade {
             ExchangeKind::Ecr | ExchangeKind::EcrPublic => Self::Ecr(Ecr::of(parameters, host)?),
             ExchangeKind::Gar => Self::Gar(Gar::of(parameters, audience, host)?),
             ExchangeKind::Acr => Self::Acr(Acr::of(parameters, host)?),
-        })
+        }))
     }
 
-    /// Who is asked first, if anybody is: see [`Exchange::upstream`].
-    pub fn upstream(&self) -> Option<String> {
-        Some(match self {
-            Self::Keep => return None,
+    /// Who is asked first: see [`Exchange::upstream`].
+    pub fn upstream(&self) -> String {
+        match self {
             Self::Quay(it) => it.upstream(),
             Self::Passthrough(it) => it.upstream(),
             Self::Distribution(it) => it.upstream(),
@@ -75,13 +73,12 @@ impl Trade {
             Self::Ecr(it) => it.upstream(),
             Self::Gar(it) => it.upstream(),
             Self::Acr(it) => it.upstream(),
-        })
+        }
     }
 
     /// The kind of exchange and the registry that it is for.
-    pub(super) fn place(&self) -> Option<(ExchangeKind, &RegistryHost)> {
-        Some(match self {
-            Self::Keep => return None,
+    pub(super) fn place(&self) -> (ExchangeKind, &RegistryHost) {
+        match self {
             Self::Quay(it) => (ExchangeKind::Quay, &it.host),
             Self::Passthrough(it) => (ExchangeKind::Passthrough, &it.host),
             Self::Distribution(it) => (ExchangeKind::Distribution, &it.host),
@@ -89,7 +86,7 @@ impl Trade {
             Self::Ecr(it) => (it.kind(), &it.host),
             Self::Gar(it) => (ExchangeKind::Gar, &it.host),
             Self::Acr(it) => (ExchangeKind::Acr, &it.host),
-        })
+        }
     }
 
     pub(super) async fn exchange(
@@ -98,10 +95,6 @@ impl Trade {
         identity: &IdentityToken,
     ) -> Result<Fresh<Credential>, Failure> {
         match self {
-            Self::Keep => Ok(Fresh {
-                credential: Credential::Bearer(identity.token.clone()),
-                expires_at: identity.expires_at,
-            }),
             Self::Quay(it) => it.exchange(outlet, identity).await,
             Self::Passthrough(it) => it.exchange(outlet, identity).await,
             Self::Distribution(it) => it.exchange(outlet, identity).await,

@@ -45,11 +45,7 @@ impl Exchange {
     /// Whether what comes of it is shown to the registry's token realm, once
     /// for each scope, and never to the registry itself.
     pub fn has_realm(&self) -> bool {
-        match self.kind {
-            ExchangeKind::Distribution => true,
-            ExchangeKind::TokenExchange => self.auth_url.is_some(),
-            _ => false,
-        }
+        self.kind.has_realm(self.auth_url.is_some())
     }
 }
 
@@ -125,6 +121,17 @@ pub enum ExchangeKind {
     Acr,
     /// The token itself is the credential (clusters).
     None,
+}
+
+impl ExchangeKind {
+    /// [`Exchange::has_realm`], of an exchange with or without `auth_url`.
+    pub fn has_realm(self, has_auth_url: bool) -> bool {
+        match self {
+            Self::Distribution => true,
+            Self::TokenExchange => has_auth_url,
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for ExchangeKind {

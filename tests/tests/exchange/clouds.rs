@@ -34,7 +34,7 @@ pub(crate) fn trade(parameters: Exchange, audience: &str, host: &RegistryHost) -
     let mut case = Case::new(parameters.kind, host.as_str(), "");
     case.spec.exchange = parameters;
     case.spec.identity.audience = audience.to_owned();
-    Trade::of(&case.spec, host).unwrap()
+    Trade::of(&case.spec, host).unwrap().unwrap()
 }
 
 /// Carries out a trade as the agent does.
@@ -51,7 +51,7 @@ pub(crate) async fn carry_out(
         subject: "not looked at".into(),
         service_account: "argocd-global".into(),
         audience: "not looked at".into(),
-        trade,
+        trade: Some(trade),
     };
     exchange(upstream, &key, Svid::Token(identity)).await
 }
