@@ -145,11 +145,20 @@ pub async fn crash_leaves_nothing(program: &str, arguments: &[&str], folder: &Pa
     Ok(())
 }
 
-/// The demo, which has been built and makes a sandbox of its own.
+/// The demo, which has been built and makes a sandbox of its own. Its network is its own, too: credential proxies have
+/// one port, and several demos run at a time.
 fn command(program: &str, arguments: &[&str], log: &Path) -> Result<Command> {
     let output = File::create(log).with_context(|| format!("create {}", log.display()))?;
-    let mut command = Command::new(program);
+    let mut command = Command::new("unshare");
     command
+        .args([
+            "--net",
+            "sh",
+            "-c",
+            "ip link set lo up && exec \"$@\"",
+            "sh",
+        ])
+        .arg(program)
         .args(arguments)
         .env(crate::binaries::BUILT, "1")
         .stdin(Stdio::null())

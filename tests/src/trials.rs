@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A shared case sees the scene beside others; an exclusive one has it for itself and may change it;
-//! the last ones run when the scene is gone. The scene's lock is what keeps them apart, so a case
-//! cannot forget it.
+//! the last ones run beside each other when the scene is gone. The scene's lock is what keeps them
+//! apart, so a case cannot forget it.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -303,8 +303,8 @@ impl<S: Scene> Stage<S> {
                     Body::Last(body) => {
                         let mut users = busy.subscribe();
                         users.wait_for(|users| *users == 0).await?;
-                        let mut scene = scene.write().await;
-                        drop(scene.take());
+                        // Not kept: the last ones need nothing of each other's.
+                        drop(scene.write().await.take());
                         within(limit, body(&prepared)).await
                     }
                 }
