@@ -23,39 +23,54 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![shared!(realms_and_tokens_as_passwords).with_argocd()]
 }
 
-const SERVICE: &str = "registry-with-a-realm";
+/// What every registry here is to its realm.
+pub(super) const SERVICE: &str = "registry-with-a-realm";
 const AUDIENCE: &str = "registry-with-a-realm";
 /// A chart for each way: Argo CD keeps what it has pulled once.
 const CHARTS: [&str; 3] = ["realm-realm", "realm-passed", "realm-shared"];
 const VERSION: &str = "1.0.0";
 
-/// The registry and its realm.
-struct Realm {
-    host: String,
-    server: TokenServer,
+/// A registry and its realm.
+pub(super) struct Realm {
+    pub(super) host: String,
+    pub(super) server: TokenServer,
     _front: Server,
     _registry: Registry,
 }
 
+/// How the two are set up.
+pub(super) struct Settings<'a> {
+    /// The folder of the scene's that their files go to.
+    pub(super) folder: &'a str,
+    /// Whose tokens the realm trusts.
+    pub(super) trusted: Trusted,
+    /// The audience that these must have.
+    pub(super) audience: &'a str,
+    /// What there is below `prod/charts`.
+    pub(super) charts: &'a [&'a str],
+    /// Subjects, and the prefix of the repositories that each may pull.
+    pub(super) grants: &'a [(&'a str, &'a str)],
+}
+
 impl Realm {
-    /// Starts a registry with the charts below `prod/charts`, whose realm knows these subjects.
-    async fn start(scene: &Scene, subjects: &[String]) -> Result<Self> {
+    /// Starts them.
+    pub(super) async fn start(scene: &Scene, settings: Settings<'_>) -> Result<Self> {
         let targets = &scene.around.targets;
-        let issuer = scene.around.plan.issuer_url();
-        let keys = targets.http_client()?.get(format!("{issuer}/keys"));
-        let trusted = Trusted {
-            keys: keys.send().await?.json().await.context("read the keys")?,
-            issuer,
-        };
-        let grants: Vec<_> = subjects.iter().map(|it| (it.as_str(), "prod/")).collect();
-        let server = TokenServer::new(trusted, AUDIENCE, SERVICE, &grants)?;
+        let Settings {
+            folder,
+            trusted,
+            audience,
+            charts,
+            grants,
+        } = settings;
+        let server = TokenServer::new(trusted, audience, SERVICE, grants)?;
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let front = Server::start(&targets.authority, &[quay::HOST], at, server.routes()).await?;
         let host = format!("{}:{}", quay::HOST, front.address.port());
 
-        let (program, folder) = (scene.peers.registry(), scene.folder.join("realm"));
+        let (program, folder) = (scene.peers.registry(), scene.folder.join(folder));
         let open = Registry::open(program, &folder).await?;
-        for name in CHARTS {
+        for &name in charts {
             let chart = Chart {
                 name,
                 version: VERSION,
@@ -80,7 +95,19 @@ impl Realm {
         })
     }
 
-    fn application(&self, name: &str, project: &str) -> Value {
+    /// Where the realm is.
+    pub(super) fn url(&self) -> String {
+        format!("https://{}/token", self.host)
+    }
+
+    /// An Application of a project with one of the charts, deployed into a namespace of Argo CD's own cluster.
+    pub(super) fn application(
+        &self,
+        name: &str,
+        project: &str,
+        chart: &str,
+        namespace: &str,
+    ) -> Value {
         json!({
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Application",
@@ -89,10 +116,13 @@ impl Realm {
                 "project": project,
                 "source": {
                     "repoURL": format!("{}/prod/charts", self.host),
-                    "chart": name,
+                    "chart": chart,
                     "targetRevision": VERSION,
                 },
-                "destination": { "server": "https://kubernetes.default.svc", "namespace": "realm" },
+                "destination": {
+                    "server": "https://kubernetes.default.svc",
+                    "namespace": namespace,
+                },
             },
         })
     }
@@ -104,13 +134,24 @@ async fn realms_and_tokens_as_passwords(scene: &Scene) -> Result<()> {
         "argocd-project-passed",
         "argocd-global",
     ];
-    let realm = Realm::start(scene, &accounts.map(identity)).await?;
+    let subjects = accounts.map(identity);
+    let issuer = scene.around.plan.issuer_url();
+    let keys = scene.around.targets.http_client()?;
+    let keys = keys.get(format!("{issuer}/keys")).send().await?;
+    let settings = Settings {
+        folder: "realm",
+        trusted: Trusted {
+            keys: keys.json().await.context("read the keys")?,
+            issuer,
+        },
+        audience: AUDIENCE,
+        charts: &CHARTS,
+        grants: &subjects.each_ref().map(|it| (it.as_str(), "prod/")),
+    };
+    let realm = Realm::start(scene, settings).await?;
     scene.namespace("realm", &[]).await?;
     let rest = scene.rest()?;
-    let (secrets, realm_url) = (
-        format!("/api/v1/namespaces/{ARGOCD}/secrets"),
-        format!("https://{}/token", realm.host),
-    );
+    let (secrets, realm_url) = (format!("/api/v1/namespaces/{ARGOCD}/secrets"), realm.url());
     let projects = format!("/apis/argoproj.io/v1alpha1/namespaces/{ARGOCD}/appprojects");
     let all = bindings::api(scene.client()?, ARGOCD);
     // Project, auth URL, and how the realm is asked: a bearer, or any name with the token as its password.
@@ -137,7 +178,7 @@ async fn realms_and_tokens_as_passwords(scene: &Scene) -> Result<()> {
         rest.create(&secrets, &secret).await?;
         bindings::ready(&all, &name, LIMIT).await?;
         let before = realm.server.shown().len();
-        let manifest = realm.application(&name, project.unwrap_or("default"));
+        let manifest = realm.application(&name, project.unwrap_or("default"), &name, "realm");
         let application = Application::create(scene, &manifest).await?;
         application.is_good(0).await?;
         let shown = realm.server.shown().split_off(before);
