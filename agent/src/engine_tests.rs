@@ -1,6 +1,7 @@
 //! The whole engine with a stateful identity source, real files on a tmpfs and
 //! a clock that moves only when nothing else does.
 
+use std::cell::Cell;
 use std::sync::Mutex;
 
 use jiff::Timestamp;
@@ -21,10 +22,17 @@ use crate::jwt::tests::token;
 
 #[path = "engine_burst_tests.rs"]
 mod burst;
+#[path = "engine_jump_tests.rs"]
+mod jump;
 #[path = "engine_proxy_tests.rs"]
 mod proxy;
 
 const START: i64 = 1_800_000_000;
+
+thread_local! {
+    /// When the wall clock started: a test and its engine have a thread for themselves.
+    static STARTED: Cell<i64> = const { Cell::new(START) };
+}
 
 /// What the agent's administrator allows.
 fn allowed() -> AllowList {
@@ -92,9 +100,10 @@ struct Agent {
 
 impl Agent {
     fn new() -> Self {
+        STARTED.set(START);
         let clock = Clock {
             start: Instant::now(),
-            fixed_start: Some(Timestamp::from_second(START).unwrap()),
+            fixed_start: Some(|| Timestamp::from_second(STARTED.get()).unwrap()),
         };
         let state = State {
             mode: Mode::Serve,

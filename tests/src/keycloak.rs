@@ -1,4 +1,4 @@
-//! The real Keycloak as a token service (RFC 8693): identities of an [`Issuer`] for access tokens of a realm.
+//! The real Keycloak as a token service (RFC 8693): identities of issuers flow in, access tokens of a realm flow out.
 //!
 //! Its distribution comes from Maven Central once, is built for these options once, and is kept in the user's cache
 //! folder. It speaks plain HTTP on loopback; whoever uses it brings TLS ([`crate::upstreams`]).
@@ -17,15 +17,17 @@ use axum::routing::any;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
+use crate::packages;
 use crate::ports;
 use crate::process::{Process, output};
 use crate::progress;
-use crate::upstreams::Issuer;
 
 const VERSION: &str = "26.4.7";
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy";
 /// The exchange of tokens that others issued, and the permissions that it asks for.
 const FEATURES: &str = "--features=token-exchange,admin-fine-grained-authz:v1";
+/// It starts for longer than it is used: no time for the best machine code.
+const QUICK_START: &str = "-XX:TieredStopAtLevel=1";
 /// On a busy machine with two cores.
 const READY: Duration = Duration::from_secs(180);
 /// Its program starts Java and passes only SIGTERM on: killed before, it would leave Java behind.
@@ -34,7 +36,36 @@ const GRACE: Duration = Duration::from_secs(30);
 pub const REALM: &str = "prod";
 /// The public client of the realm that may exchange.
 pub const CLIENT: &str = "argocd";
-const ISSUER_ALIAS: &str = "workloads";
+/// The audience of the access tokens that this client gets.
+pub const AUDIENCE: &str = "registry-of-prod";
+
+/// How a Keycloak is started.
+pub struct Options<'a> {
+    /// Where it is to those who ask it: a host name, and a port unless it is 443.
+    pub host: &'a str,
+    /// Whose identities it trusts.
+    pub issuers: &'a [Issuer],
+    /// Whose certificates it trusts when it fetches their keys: a PEM file.
+    pub authority: &'a Path,
+}
+
+/// An issuer as Keycloak is told of it.
+#[derive(Debug, Clone)]
+pub struct Issuer {
+    /// The `iss` of its tokens.
+    pub url: String,
+    /// What verifies them.
+    pub keys: Keys,
+}
+
+/// The keys of an issuer.
+#[derive(Debug, Clone)]
+pub enum Keys {
+    /// One public key, PEM.
+    Pem(String),
+    /// Where its key set (JWKS) is.
+    Url(String),
+}
 
 /// A running Keycloak. It stops when this is dropped.
 pub struct Keycloak {
@@ -42,14 +73,15 @@ pub struct Keycloak {
     url: String,
     client: Client,
     token: String,
+    issuers: usize,
 }
 
 impl Keycloak {
-    /// Starts it below `folder` as `https://<host>`, trusting `issuer`.
+    /// Starts it below `folder`.
     ///
     /// # Errors
     /// When it cannot be had from Maven Central, does not get ready, or refuses its configuration.
-    pub async fn start(folder: &Path, host: &str, issuer: &Issuer) -> Result<Self> {
+    pub async fn start(folder: &Path, options: Options<'_>) -> Result<Self> {
         let distribution = tokio::task::spawn_blocking(distribution).await??;
         let home = folder.join("keycloak");
         fs::create_dir_all(&home)?;
@@ -62,7 +94,10 @@ impl Keycloak {
         )?;
         let import = home.join("data/import");
         fs::create_dir_all(&import)?;
-        fs::write(import.join("realm.json"), realm(issuer).to_string())?;
+        fs::write(
+            import.join("realm.json"),
+            realm(options.issuers).to_string(),
+        )?;
         let port = ports::free()?;
         let password = password();
         let mut process = Process::start(
@@ -76,8 +111,13 @@ impl Keycloak {
                     "--http-enabled=true",
                 ])
                 .args(["--http-host=127.0.0.1", &format!("--http-port={port}")])
-                .arg(format!("--hostname=https://{host}"))
+                .arg(format!("--hostname=https://{}", options.host))
+                .arg(format!(
+                    "--truststore-paths={}",
+                    options.authority.display()
+                ))
                 .env("JAVA_OPTS_KC_HEAP", "-Xms64m -Xmx384m")
+                .env("JAVA_OPTS_APPEND", QUICK_START)
                 .env("KC_BOOTSTRAP_ADMIN_USERNAME", "admin")
                 .env("KC_BOOTSTRAP_ADMIN_PASSWORD", &password),
             folder,
@@ -107,30 +147,42 @@ impl Keycloak {
             url,
             client,
             token,
+            issuers: options.issuers.len(),
         })
     }
 
-    /// Lets [`CLIENT`] exchange what the issuer signed. Before, every exchange is refused.
+    /// Lets [`CLIENT`] exchange what the issuers signed. Before, every exchange is refused.
     ///
     /// # Errors
     /// When the administration API refuses a step.
     pub async fn permit(&self) -> Result<()> {
-        let provider = format!("identity-provider/instances/{ISSUER_ALIAS}/management/permissions");
-        let permissions = self
-            .admin(Method::PUT, &provider, &json!({"enabled": true}))
-            .await?;
-        let permission = text(&permissions["scopePermissions"]["token-exchange"])?;
         let management = self.id("realm-management").await?;
         let resources = format!("clients/{management}/authz/resource-server");
-        let policy = json!({"name": CLIENT, "clients": [self.id(CLIENT).await?]});
-        let policy = self
-            .admin(Method::POST, &format!("{resources}/policy/client"), &policy)
-            .await?;
-        let path = format!("{resources}/permission/scope/{permission}");
-        let mut found = self.admin(Method::GET, &path, &Value::Null).await?;
-        found["policies"] = json!([text(&policy["id"])?]);
-        self.admin(Method::PUT, &path, &found).await?;
+        let mut policy = Value::Null;
+        for issuer in 0..self.issuers {
+            let alias = alias(issuer);
+            let provider = format!("identity-provider/instances/{alias}/management/permissions");
+            let permissions = self
+                .admin(Method::PUT, &provider, &json!({"enabled": true}))
+                .await?;
+            let permission = text(&permissions["scopePermissions"]["token-exchange"])?;
+            if policy.is_null() {
+                policy = self.policy(&resources).await?;
+            }
+            let path = format!("{resources}/permission/scope/{permission}");
+            let mut found = self.admin(Method::GET, &path, &Value::Null).await?;
+            found["policies"] = json!([policy]);
+            self.admin(Method::PUT, &path, &found).await?;
+        }
         Ok(())
+    }
+
+    /// Makes the policy that is true for [`CLIENT`]; its ID.
+    async fn policy(&self, resources: &str) -> Result<Value> {
+        let policy = json!({"name": CLIENT, "clients": [self.id(CLIENT).await?]});
+        let path = format!("{resources}/policy/client");
+        let mut made = self.admin(Method::POST, &path, &policy).await?;
+        Ok(made["id"].take())
     }
 
     async fn id(&self, client: &str) -> Result<String> {
@@ -195,39 +247,78 @@ fn password() -> String {
     format!("{:016x}", RandomState::new().hash_one(()))
 }
 
-/// A realm whose public client has no secret, and which knows the issuer by its keys.
-fn realm(issuer: &Issuer) -> Value {
-    let none = format!("{}/none", Issuer::url());
+/// A realm whose public client has no secret, and which knows each issuer by its keys.
+fn realm(issuers: &[Issuer]) -> Value {
+    let audience = json!({
+        "name": "registry",
+        "protocol": "openid-connect",
+        "protocolMapper": "oidc-audience-mapper",
+        "config": { "included.custom.audience": AUDIENCE, "access.token.claim": "true" },
+    });
+    let providers = issuers.iter().enumerate();
+    let providers: Vec<_> = providers
+        .map(|(index, issuer)| provider(&alias(index), issuer))
+        .collect();
     json!({
         "realm": REALM,
         "enabled": true,
         "clients": [
-            {"clientId": CLIENT, "publicClient": true, "standardFlowEnabled": false, "directAccessGrantsEnabled": false},
+            {
+                "clientId": CLIENT,
+                "publicClient": true,
+                "standardFlowEnabled": false,
+                "directAccessGrantsEnabled": false,
+                "protocolMappers": [audience],
+            },
             {"clientId": "registry", "publicClient": true, "standardFlowEnabled": false},
         ],
-        "identityProviders": [{
-            "alias": ISSUER_ALIAS,
-            "providerId": "oidc",
-            "enabled": true,
-            "config": {
-                "issuer": Issuer::url(),
-                "validateSignature": "true",
-                "useJwksUrl": "false",
-                "publicKeySignatureVerifier": issuer.public_key_pem(),
-                // Else it looks for the claim `typ`, which identities do not have.
-                "disableTypeClaimCheck": "true",
-                "disableUserInfo": "true",
-                "authorizationUrl": none,
-                "tokenUrl": none,
-                "clientId": "unused",
-                "clientSecret": "unused",
-            },
-        }],
+        "identityProviders": providers,
     })
 }
 
-/// The distribution, downloaded and built for our options, or as an earlier run left it.
-fn distribution() -> Result<PathBuf> {
+/// What an identity provider is called.
+fn alias(index: usize) -> String {
+    format!("workloads-{index}")
+}
+
+fn provider(alias: &str, issuer: &Issuer) -> Value {
+    let none = format!("{}/none", issuer.url);
+    let mut provider = json!({
+        "alias": alias,
+        "providerId": "oidc",
+        "enabled": true,
+        "config": {
+            "issuer": issuer.url,
+            "validateSignature": "true",
+            // Else it looks for the claim `typ`, which identities do not have.
+            "disableTypeClaimCheck": "true",
+            "disableUserInfo": "true",
+            "authorizationUrl": none,
+            "tokenUrl": none,
+            "clientId": "unused",
+            "clientSecret": "unused",
+        },
+    });
+    let config = &mut provider["config"];
+    match &issuer.keys {
+        Keys::Pem(key) => {
+            config["useJwksUrl"] = json!("false");
+            config["publicKeySignatureVerifier"] = json!(key);
+        }
+        Keys::Url(url) => {
+            config["useJwksUrl"] = json!("true");
+            config["jwksUrl"] = json!(url);
+        }
+    }
+    provider
+}
+
+/// The distribution, downloaded and built for our options, or as an earlier run left it. Blocks.
+///
+/// # Errors
+/// When a package of Debian's is missing that cannot be installed, or with the words of the step that failed.
+pub fn distribution() -> Result<PathBuf> {
+    packages::ensure_for_keycloak()?;
     let cache = crate::peers::cache()?;
     let folder = cache.join(format!("keycloak-{VERSION}"));
     let program = folder.join(format!("keycloak-{VERSION}"));

@@ -42,8 +42,17 @@ const NEEDED_FOR_NODE: &[(&str, &str)] = &[
     (BRIDGE_PLUGIN, "containernetworking-plugins"),
 ];
 
-/// What installs and runs the peers that Python has.
-const NEEDED_FOR_PYTHON: &[(&str, &str)] = &[("python3", "python3"), ("pip3", "python3-pip")];
+/// What runs the peers that Python has.
+const NEEDED_FOR_PYTHON: &[(&str, &str)] = &[("python3", "python3")];
+/// What installs them.
+const PIP: &str = "python3-pip";
+
+/// What fetches and runs Keycloak.
+const NEEDED_FOR_KEYCLOAK: &[(&str, &str)] = &[
+    ("java", "default-jre-headless"),
+    ("mvn", "maven"),
+    ("unzip", "unzip"),
+];
 
 /// One of the plugins of containernetworking-plugins.
 const BRIDGE_PLUGIN: &str = "/usr/lib/cni/bridge";
@@ -72,20 +81,35 @@ pub fn ensure_for_python() -> Result<()> {
     provide(NEEDED_FOR_PYTHON)
 }
 
+/// Makes sure that `python3` has its module pip. A program `pip3` says nothing about that: it may be another Python's.
+///
+/// # Errors
+/// As [`ensure`], and when the `python3` on PATH is not Debian's and has no pip.
+pub fn ensure_pip() -> Result<()> {
+    let pip = || output(Command::new("python3").args(["-m", "pip", "--version"]));
+    if pip().is_ok() {
+        return Ok(());
+    }
+    install(&[PIP])?;
+    pip()
+        .map(drop)
+        .with_context(|| format!("{PIP} is installed, but not for the python3 on PATH"))
+}
+
+/// As [`ensure`], for Keycloak and nothing else.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_for_keycloak() -> Result<()> {
+    provide(NEEDED_FOR_KEYCLOAK)
+}
+
 fn provide(programs: &[(&'static str, &'static str)]) -> Result<()> {
     let missing = missing(programs);
     if missing.is_empty() {
         return Ok(());
     }
-    let names = missing.join(" ");
-    if !rustix::process::geteuid().is_root() || find("apt-get").is_none() {
-        bail!("missing Debian packages: {names} (install them, or run as root on Debian)");
-    }
-    progress::step(format_args!("installing Debian packages: {names}"));
-    apt(&["update", "-qq"])?;
-    let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
-    install.extend(&missing);
-    apt(&install)?;
+    install(&missing)?;
     match self::missing(programs) {
         still if still.is_empty() => Ok(()),
         still => bail!(
@@ -93,6 +117,17 @@ fn provide(programs: &[(&'static str, &'static str)]) -> Result<()> {
             still.join(" ")
         ),
     }
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let names = packages.join(" ");
+    if !rustix::process::geteuid().is_root() || find("apt-get").is_none() {
+        bail!("missing Debian packages: {names} (install them, or run as root on Debian)");
+    }
+    progress::step(format_args!("installing Debian packages: {names}"));
+    apt(&["update", "-qq"])?;
+    let arguments = ["install", "-y", "-qq", "--no-install-recommends"];
+    apt(&[&arguments, packages].concat())
 }
 
 /// A command that starts Debian's Redis server; arguments and address are the caller's.

@@ -2,7 +2,8 @@
 //!
 //! Flows in: `GET /token?service&scope` with an identity as Bearer, or as the password of any account. Flows out: a
 //! registry token with the scopes that the subject holds; denied ones are dropped without a word. Everything below
-//! `/v2/` is the registry's, which checks those tokens itself.
+//! `/v2/` is the registry's, which checks those tokens itself. A subject is known by `preferred_username` where its token
+//! has that, as Keycloak's have: their `sub` is a number of Keycloak's own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -16,7 +17,9 @@ use axum::{Json, Router};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,6 +28,7 @@ use crate::upstreams::Trusted;
 
 /// The `iss` of its tokens.
 pub const ISSUER: &str = "token-server";
+const REALM: &str = "/token";
 
 /// What it trusts and grants. Clones are the same server.
 #[derive(Clone)]
@@ -40,12 +44,26 @@ struct Inner {
     grants: BTreeMap<String, String>,
     registry: OnceLock<String>,
     client: reqwest::Client,
-    shown: Mutex<Vec<String>>,
+    shown: Mutex<Vec<Shown>>,
+}
+
+/// What somebody authenticated with.
+#[derive(Clone)]
+pub struct Shown {
+    /// Where: `/token`, or the registry's path.
+    pub path: String,
+    /// `Bearer` or `Basic`.
+    pub scheme: String,
+    /// The token, or the password.
+    pub token: String,
+    /// What the realm was asked for.
+    pub scope: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
+    preferred_username: Option<String>,
 }
 
 impl TokenServer {
@@ -91,6 +109,16 @@ impl TokenServer {
     /// What the realm was shown so far: scheme, and scope or `-`.
     #[must_use]
     pub fn shown(&self) -> Vec<String> {
+        let journal = self.journal().into_iter();
+        journal
+            .filter(|it| it.path == REALM)
+            .map(|it| format!("{} {}", it.scheme, it.scope.as_deref().unwrap_or("-")))
+            .collect()
+    }
+
+    /// All that the realm and the registry were shown so far.
+    #[must_use]
+    pub fn journal(&self) -> Vec<Shown> {
         let shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.clone()
     }
@@ -116,7 +144,7 @@ impl TokenServer {
     /// Its routes.
     pub fn routes(&self) -> Router {
         Router::new()
-            .route("/token", get(realm))
+            .route(REALM, get(realm))
             .route("/v2/{*path}", any(registry))
             .route("/v2/", any(registry))
             .with_state(self.clone())
@@ -124,6 +152,16 @@ impl TokenServer {
 }
 
 impl Inner {
+    fn note(&self, path: &str, (scheme, token): &(String, String), scope: Option<&str>) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.push(Shown {
+            path: path.to_owned(),
+            scheme: scheme.clone(),
+            token: token.clone(),
+            scope: scope.map(str::to_owned),
+        });
+    }
+
     fn sign(&self, subject: &str, access: &Value) -> Result<String> {
         let now = Timestamp::now().as_second();
         let mut header = Header::new(Algorithm::ES256);
@@ -146,15 +184,13 @@ impl Inner {
                 .find(|(key, _)| key == name)
                 .map(|(_, value)| value.as_str())
         };
-        let (scheme, token) = shown(headers).ok_or("authentication required")?;
+        let credential = shown(headers).ok_or("authentication required")?;
         let scope = value("scope");
-        let mut log = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        log.push(format!("{scheme} {}", scope.unwrap_or("-")));
-        drop(log);
+        self.note(REALM, &credential, scope);
         if value("service") != Some(self.service.as_str()) {
             return Err("unknown service");
         }
-        let subject = verify(&self.identities, &self.audience, &token)?;
+        let subject = verify(&self.identities, &self.audience, &credential.1)?;
         let prefix = self
             .grants
             .get(&subject)
@@ -170,14 +206,16 @@ impl Inner {
     }
 }
 
-/// The subject of an identity of a trusted issuer, or why it is none.
+/// The subject of a trusted issuer's token, or why it is none.
 pub(crate) fn verify(
     trusted: &Trusted,
     audience: &str,
     token: &str,
 ) -> Result<String, &'static str> {
-    let keys = &trusted.keys.keys;
-    let key = keys.first().and_then(|key| DecodingKey::from_jwk(key).ok());
+    let kid = decode_header(token).ok().and_then(|it| it.kid);
+    let named = kid.and_then(|kid| trusted.keys.find(&kid));
+    let key = named.or(trusted.keys.keys.first());
+    let key = key.and_then(|key| DecodingKey::from_jwk(key).ok());
     let mut validation = Validation::new(Algorithm::RS256);
     validation.leeway = 0;
     validation.set_issuer(&[&trusted.issuer]);
@@ -185,7 +223,7 @@ pub(crate) fn verify(
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
     let claims = decode::<Claims>(token, &key.ok_or("no key")?, &validation);
     claims
-        .map(|it| it.claims.sub)
+        .map(|it| it.claims.preferred_username.unwrap_or(it.claims.sub))
         .map_err(|error| match error.kind() {
             jsonwebtoken::errors::ErrorKind::InvalidAudience => "invalid audience",
             jsonwebtoken::errors::ErrorKind::ExpiredSignature => "the token has expired",
@@ -248,5 +286,8 @@ async fn registry(State(server): State<TokenServer>, request: Request) -> Respon
     let host = request.headers().get(header::HOST);
     let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
     let host = host.to_owned();
+    if let Some(credential) = shown(request.headers()) {
+        server.0.note(request.uri().path(), &credential, None);
+    }
     relay(&server.0.client, base, &host, request).await
 }

@@ -5,6 +5,7 @@
 use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
+use harness::keycloak;
 use harness::packages;
 use harness::peers::{NodePeers, Peers, csi_sanity, moto};
 
@@ -14,6 +15,7 @@ fn main() -> Result<()> {
     let node = NodePeers::prepare()?;
     let csi_sanity = csi_sanity()?;
     let moto = moto()?;
+    let keycloak = keycloak::distribution()?;
     let mut out = io::stdout().lock();
     for path in [
         peers.etcd(),
@@ -33,6 +35,7 @@ fn main() -> Result<()> {
         node.coredns(),
         &csi_sanity,
         &moto,
+        &keycloak,
     ] {
         writeln!(out, "{}", path.display()).context("print a path")?;
     }

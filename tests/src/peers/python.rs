@@ -35,6 +35,7 @@ fn install(name: &str, cache: &Path) -> Result<PathBuf> {
     if folder.is_dir() {
         return Ok(folder);
     }
+    packages::ensure_pip()?;
     progress::step(format_args!(
         "installing {name} from the Python package index"
     ));

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use agent::exchange::Credential;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use harness::keycloak::{CLIENT, Keycloak, REALM};
+use harness::keycloak::{self, AUDIENCE, CLIENT, Keycloak, Keys, Options, REALM};
 use harness::upstreams::{Issuer, Upstreams};
 use secrecy::ExposeSecret as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared::binding::ExchangeKind;
 use shared::errors::Code;
 
@@ -20,7 +20,16 @@ const REGISTRY: &str = "registry.example.test";
 async fn keycloak_gives_a_token_of_the_realm_for_an_identity() {
     let world = Upstreams::new().unwrap();
     let issuer = Issuer::start(&world).await.unwrap();
-    let keycloak = Keycloak::start(world.folder(), SSO, &issuer).await.unwrap();
+    let known = keycloak::Issuer {
+        url: Issuer::url(),
+        keys: Keys::Pem(issuer.public_key_pem().to_owned()),
+    };
+    let options = Options {
+        host: SSO,
+        issuers: &[known],
+        authority: &world.authority_file(),
+    };
+    let keycloak = Keycloak::start(world.folder(), options).await.unwrap();
     let _server = world.serve(&[SSO], keycloak.routes()).await.unwrap();
     let url = format!("https://{SSO}/realms/{REALM}/protocol/openid-connect/token");
     let identity = issuer
@@ -70,6 +79,15 @@ async fn keycloak_gives_a_token_of_the_realm_for_an_identity() {
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
     assert_eq!(claims["iss"], format!("https://{SSO}/realms/{REALM}"));
     assert_eq!(claims["preferred_username"], SUBJECT);
+    // What its mapper adds, and not the audience that it was asked for.
+    assert_eq!(claims["aud"], json!([AUDIENCE, "account"]));
+
+    // It never looks at the identity's own audience (keycloak/keycloak#51000). When this fails, docs/providers/oidc.md
+    // has to tell it.
+    let elsewhere = issuer
+        .token(SUBJECT, "elsewhere", Duration::from_secs(600))
+        .unwrap();
+    case(&public, CLIENT).run(&world, &elsewhere).await.unwrap();
 
     // Another audience needs another permission; a stranger's identity is none.
     let error = case(&public, "registry")
