@@ -6,6 +6,8 @@
 //! Secret that admission never saw is checked all the same, and a binding that
 //! was edited by hand has no say in what is issued.
 
+mod exchange;
+
 use k8s_openapi::api::core::v1::Secret;
 use shared::{
     allow_list::AllowList,
@@ -13,7 +15,7 @@ use shared::{
         CredentialBindingSpec, CredentialKind, Delivery, Exchange, ExchangeKind, Identity,
         Provider, ProxyDelivery, Target, TargetKind,
     },
-    clouds::{self, aws},
+    clouds,
     errors::{Code, Named},
     secrets::{
         self, ClusterSecret, DeliveryChoice, RepositorySecret, SecretKind, SecretValues,
@@ -23,10 +25,6 @@ use shared::{
 use url::Url;
 
 use crate::proxy_key::{ProxyKeyring, Subject};
-
-/// Path of Quay's robot federation endpoint, by which it is told from other
-/// token endpoints.
-const QUAY_FEDERATION_PATH: &str = "/oauth2/federation/robot/token";
 
 /// What the installation adds to a Secret to make a binding of it.
 #[derive(Debug, Clone, Default)]
@@ -99,8 +97,8 @@ impl Derivation {
             found: Vec::new(),
         };
         let credential = credential(secret.credential, secret.provider);
-        let exchange = exchange(secret, &mut problems);
-        let audience = audience(secret, exchange.kind, &mut problems);
+        let exchange = exchange::exchange(secret, &mut problems);
+        let audience = exchange::audience(secret, exchange.kind, &mut problems);
         for (entry, url) in [
             (key::REGISTRY_AUTH_URL, &secret.registry_auth_url),
             (key::TOKEN_URL, &secret.token_url),
@@ -306,82 +304,6 @@ impl Problems<'_> {
     }
 }
 
-/// Which protocol trades the identity, decided by what the Secret says alone.
-/// An auth URL means Quay's robot federation exactly when it has that
-/// endpoint's path; a token URL comes before any other auth URL.
-fn exchange_kind(secret: &RepositorySecret) -> Option<ExchangeKind> {
-    let auth_path = secret.registry_auth_url.as_ref().map(Url::path);
-    Some(match (secret.provider, auth_path) {
-        (Provider::Spiffe | Provider::Oidc, Some(QUAY_FEDERATION_PATH))
-            if secret.token_url.is_none() =>
-        {
-            ExchangeKind::Quay
-        }
-        (Provider::Spiffe | Provider::Oidc, _) if secret.token_url.is_some() => {
-            ExchangeKind::TokenExchange
-        }
-        (Provider::Spiffe | Provider::Oidc, Some(_)) => ExchangeKind::Distribution,
-        // The registry sees the certificate in the TLS handshake.
-        (Provider::Spiffe, None) if is_certificate(secret) => ExchangeKind::None,
-        (Provider::Spiffe, None) => ExchangeKind::Passthrough,
-        (Provider::Oidc, None) => return None,
-        (Provider::Aws, _) if secret.url.host.name() == aws::ECR_PUBLIC => ExchangeKind::EcrPublic,
-        (Provider::Aws, _) => ExchangeKind::Ecr,
-        (Provider::Gcp, _) => ExchangeKind::Gar,
-        (Provider::Azure, _) => ExchangeKind::Acr,
-    })
-}
-
-fn is_certificate(secret: &RepositorySecret) -> bool {
-    secret.credential == Some(CredentialKind::SpiffeCertificate)
-}
-
-fn exchange(secret: &RepositorySecret, problems: &mut Problems<'_>) -> Exchange {
-    let kind = exchange_kind(secret).unwrap_or_else(|| {
-        problems.add(Code::ExchangeUnspecified, key::TOKEN_URL, "not set");
-        ExchangeKind::TokenExchange
-    });
-    if kind == ExchangeKind::Quay && secret.registry_username.is_none() {
-        problems.add(Code::UsernameMissing, key::REGISTRY_USERNAME, "not set");
-    }
-    if secret
-        .registry_username
-        .as_ref()
-        .is_some_and(|name| name.contains(':'))
-    {
-        let reason = "has a colon, which basic authentication cannot carry";
-        problems.add(Code::InvalidSecret, key::REGISTRY_USERNAME, reason);
-    }
-    Exchange {
-        kind,
-        auth_url: secret.registry_auth_url.as_ref().map(Url::to_string),
-        token_url: secret.token_url.as_ref().map(Url::to_string),
-        service: secret.registry_service.clone(),
-        username: secret.registry_username.clone(),
-        // The service account says; nothing here looks at it.
-        account: None,
-    }
-}
-
-/// The audience that is set, else the exchange's own where it has one.
-fn audience(secret: &RepositorySecret, kind: ExchangeKind, problems: &mut Problems<'_>) -> String {
-    let default = match kind {
-        // Without an exchange a certificate is shown, which has no audience.
-        ExchangeKind::Quay | ExchangeKind::Distribution | ExchangeKind::None => {
-            secret.url.host.name()
-        }
-        ExchangeKind::Ecr | ExchangeKind::EcrPublic => "sts.amazonaws.com",
-        ExchangeKind::Acr => "api://AzureADTokenExchange",
-        ExchangeKind::Passthrough | ExchangeKind::TokenExchange | ExchangeKind::Gar => "",
-    };
-    let audience = secret.audience.as_deref().unwrap_or(default);
-    // The service account's annotation may name the provider in its place.
-    if audience.is_empty() && kind != ExchangeKind::Gar {
-        problems.add(Code::AudienceMissing, key::AUDIENCE, "not set");
-    }
-    audience.to_owned()
-}
-
 /// How the credential of a repository travels.
 pub fn delivery(secret: &RepositorySecret) -> Delivery {
     match secret.delivery {
@@ -394,8 +316,11 @@ pub fn delivery(secret: &RepositorySecret) -> Delivery {
 /// What a client can read from a file that every project's pulls use.
 fn can_be_shared(secret: &RepositorySecret) -> bool {
     let has_auth_url = secret.registry_auth_url.is_some();
-    let has_realm = exchange_kind(secret).is_some_and(|kind| kind.has_realm(has_auth_url));
-    secret.project.is_none() && secret.is_helm_oci() && !is_certificate(secret) && !has_realm
+    let has_realm = exchange::kind(secret).is_some_and(|kind| kind.has_realm(has_auth_url));
+    secret.project.is_none()
+        && secret.is_helm_oci()
+        && !exchange::is_certificate(secret)
+        && !has_realm
 }
 
 /// What the key of a Secret for the credential proxy is made from; `url` is its
