@@ -12,10 +12,11 @@ use harness::scene::ARGOCD;
 use harness::targets::{identity, secret};
 use harness::teams::app_project;
 use harness::token_server::{ISSUER, TokenServer};
-use harness::upstreams::{Server, Trusted};
+use harness::upstreams::Server;
 use serde_json::{Value, json};
 
 use crate::case::{Case, shared};
+use crate::desk;
 use crate::rotation::{Application, LIMIT};
 use crate::scene::Scene;
 
@@ -41,12 +42,7 @@ impl Realm {
     /// Starts a registry with the charts below `prod/charts`, whose realm knows these subjects.
     async fn start(scene: &Scene, subjects: &[String]) -> Result<Self> {
         let targets = &scene.around.targets;
-        let issuer = scene.around.plan.issuer_url();
-        let keys = targets.http_client()?.get(format!("{issuer}/keys"));
-        let trusted = Trusted {
-            keys: keys.send().await?.json().await.context("read the keys")?,
-            issuer,
-        };
+        let trusted = desk::installation(scene).await?;
         let grants: Vec<_> = subjects.iter().map(|it| (it.as_str(), "prod/")).collect();
         let server = TokenServer::new(trusted, AUDIENCE, SERVICE, &grants)?;
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
