@@ -13,7 +13,7 @@ use axum::{Json, Router};
 use serde_json::json;
 
 use super::{Application, EXCHANGE, REALM, State};
-use crate::cloud::{Fields, Form, content_routes, field, login, scopes};
+use crate::cloud::{Fields, Form, content_routes, field, login};
 use crate::quay::lock;
 
 type Azure = extract::State<Arc<State>>;
@@ -71,8 +71,9 @@ fn refresh_token(state: &State, form: &[(String, String)]) -> Response {
 }
 
 fn access_token(state: &State, refresh_token: &str, fields: &[(String, String)]) -> Response {
-    let front = &state.cloud.front;
-    let application = front
+    let application = state
+        .cloud
+        .front
         .owner(refresh_token)
         .and_then(|client| state.application(&client));
     let Some(Application {
@@ -83,7 +84,7 @@ fn access_token(state: &State, refresh_token: &str, fields: &[(String, String)])
     else {
         return refused(StatusCode::UNAUTHORIZED, "authentication required");
     };
-    let token = front.token(&client_id, &pull, scopes(fields));
+    let token = state.cloud.grant(&client_id, &pull, fields);
     given("access_token", token)
 }
 

@@ -15,6 +15,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::response::Response;
 use serde_json::json;
 
+use super::journal::Grant;
 use crate::chart::Chart;
 use crate::folders::create;
 use crate::quay::basic;
@@ -64,21 +65,28 @@ impl Front {
     }
 
     /// A registry token with those of the scopes that `pull` covers; the others are left out.
-    pub(crate) fn token<'a>(
+    pub(super) fn token<'a>(
         &self,
-        subject: &str,
+        account: &str,
         pull: &[String],
         scopes: impl IntoIterator<Item = &'a str>,
-    ) -> Result<String> {
-        let access: Vec<_> = parse_scopes(scopes)
-            .into_iter()
-            .filter(|access| covers(pull, &access.name))
-            .map(|access| Access {
-                actions: vec!["pull".into()],
-                ..access
-            })
-            .collect();
-        self.key.registry_token(&self.host, subject, &access, LIFE)
+    ) -> Result<(String, Grant)> {
+        let mut access = parse_scopes(scopes);
+        let names = |access: &[Access]| access.iter().map(|it| it.name.clone()).collect();
+        let asked = names(&access);
+        access.retain(|it| covers(pull, &it.name));
+        for it in &mut access {
+            it.actions = vec!["pull".into()];
+        }
+        let token = self
+            .key
+            .registry_token(&self.host, account, &access, LIFE)?;
+        let grant = Grant {
+            account: account.to_owned(),
+            asked,
+            granted: names(&access),
+        };
+        Ok((token, grant))
     }
 
     /// A token of the registry's own that stands for `subject`.

@@ -29,6 +29,17 @@ pub struct Content {
     pub status: u16,
 }
 
+/// What the token realm gave an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The cloud's account that asked.
+    pub account: String,
+    /// The repositories that it asked for.
+    pub asked: Vec<String>,
+    /// Those that it may pull.
+    pub granted: Vec<String>,
+}
+
 /// What an endpoint answers from now on, whatever it is asked.
 #[derive(Clone, Debug)]
 pub struct Prescribed {
@@ -44,6 +55,7 @@ pub struct Prescribed {
 pub(super) struct Journal {
     requests: Mutex<Vec<Request>>,
     content: Mutex<Vec<Content>>,
+    grants: Mutex<Vec<Grant>>,
     prescribed: Mutex<BTreeMap<&'static str, Prescribed>>,
 }
 
@@ -54,6 +66,10 @@ impl Journal {
 
     pub(super) fn content(&self) -> Vec<Content> {
         lock(&self.content).clone()
+    }
+
+    pub(super) fn grants(&self) -> Vec<Grant> {
+        lock(&self.grants).clone()
     }
 
     pub(super) fn prescribe(&self, endpoint: &'static str, answer: Prescribed) {
@@ -72,6 +88,10 @@ impl Journal {
             status: response.status().as_u16(),
         });
         response
+    }
+
+    pub(super) fn grant(&self, grant: Grant) {
+        lock(&self.grants).push(grant);
     }
 
     pub(super) fn read(&self, content: Content) {

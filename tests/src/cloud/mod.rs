@@ -35,7 +35,7 @@ use crate::quay::lock;
 use assertion::Issuers;
 pub(crate) use front::{Front, LIFE, login};
 use journal::Journal;
-pub use journal::{Content, Prescribed, Request};
+pub use journal::{Content, Grant, Prescribed, Request};
 pub use services::Services;
 
 /// What a test tells and asks of any cloud: its registry, the issuers that it finds, what it was asked.
@@ -83,6 +83,26 @@ impl Cloud {
     #[must_use]
     pub fn content(&self) -> Vec<Content> {
         self.journal.content()
+    }
+
+    /// Every registry token that was given so far, oldest first.
+    #[must_use]
+    pub fn grants(&self) -> Vec<Grant> {
+        self.journal.grants()
+    }
+
+    /// A registry token of an account for those scopes of a form or a query that `pull` covers, written down.
+    pub(crate) fn grant(
+        &self,
+        account: &str,
+        pull: &[String],
+        fields: &[(String, String)],
+    ) -> Result<String> {
+        let scopes = fields.iter().filter(|(key, _)| key == "scope");
+        let scopes = scopes.map(|(_, value)| value.as_str());
+        let (token, grant) = self.front.token(account, pull, scopes)?;
+        self.journal.grant(grant);
+        Ok(token)
     }
 
     /// Writes a request to a token service down, and answers it as prescribed or else by `answer`.
@@ -148,12 +168,6 @@ pub(crate) fn field<'a>(fields: &'a [(String, String)], name: &str) -> &'a str {
         .iter()
         .find(|(key, _)| key == name)
         .map_or("", |(_, value)| value)
-}
-
-/// The scopes of a form or a query.
-pub(crate) fn scopes(fields: &[(String, String)]) -> impl Iterator<Item = &str> {
-    let named = fields.iter().filter(|(key, _)| key == "scope");
-    named.map(|(_, value)| value.as_str())
 }
 
 /// A token that nobody can read anything from, as long as real ones are.

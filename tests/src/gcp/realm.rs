@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{REALM, ServiceAccount, State};
-use crate::cloud::{Fields, LIFE, content_routes, login, scopes};
+use crate::cloud::{Fields, LIFE, content_routes, login};
 use crate::quay::lock;
 
 pub(super) fn routes() -> Router<Arc<State>> {
@@ -35,8 +35,7 @@ fn token(state: &State, headers: &HeaderMap, query: &[(String, String)]) -> Resp
         let error = json!({ "code": "UNAUTHORIZED", "message": "authentication failed" });
         return (StatusCode::UNAUTHORIZED, Json(json!({ "errors": [error] }))).into_response();
     };
-    let front = &state.cloud.front;
-    match front.token(&account.email, &account.pull, scopes(query)) {
+    match state.cloud.grant(&account.email, &account.pull, query) {
         Ok(token) => Json(json!({ "token": token, "expires_in": LIFE.as_secs() })).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")).into_response(),
     }

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use harness::argocd::Component;
 use harness::chart::Chart;
-use harness::cloud::{Cloud, Services};
+use harness::cloud::{Cloud, Grant, Services};
 use harness::process::output;
 use harness::scene::ARGOCD;
 use harness::targets::identity;
@@ -221,17 +221,17 @@ pub(super) async fn two_projects<F: Far>(scene: &Scene, far: &F, page: &Page) ->
     for (team, other) in [(&teams[0], &teams[1]), (&teams[1], &teams[0])] {
         let name = format!("{provider}-strange-{}", team.project);
         secret::<F>(&mut desk, page, &name, team, &other.folder).await?;
-        let before = far.cloud().content().len();
+        let before = far.cloud().grants().len();
         let manifest = application("strange", team, other);
         let error = desk.refused(manifest).await?;
         ensure!(!error.contains("eyJ") && !error.contains("ya29"), "{error}");
-        let asked = far.cloud().content().split_off(before);
-        let below = format!("/v2/{}/", other.folder);
-        let own = |account: &Option<String>| account.as_ref() == Some(&team.account.name);
-        let is_refused = asked
-            .iter()
-            .any(|it| it.path.starts_with(&below) && own(&it.account) && it.status == 401);
-        ensure!(is_refused, "{asked:?}");
+        let refusal = Grant {
+            account: team.account.name.clone(),
+            asked: vec![format!("{}/{}", other.folder, other.project)],
+            granted: Vec::new(),
+        };
+        let grants = far.cloud().grants().split_off(before);
+        ensure!(grants.contains(&refusal), "{grants:?}");
     }
     let expected = teams.into_iter().map(|it| (it.account.name, it.folder));
     let expected: BTreeSet<_> = expected.collect();
