@@ -64,7 +64,8 @@ impl Chart<'_> {
         Ok(())
     }
 
-    /// Packages the chart below `folder` and pushes it to an open registry of this loopback URL.
+    /// Packages the chart below `folder` and pushes it to a registry of this loopback URL: an open one, or one that takes
+    /// the login of the folder's `registry.json`.
     ///
     /// # Errors
     /// As [`Chart::push`].

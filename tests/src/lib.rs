@@ -13,7 +13,7 @@
 //!   trials                      what a tier's main does with its cases
 //!   argocd, sandboxed_container stock Argo CD in the pods' environment
 //!   scene, node_scene           all of it: without a node, and on a real one
-//!   guides                      the hosts that the public guides name
+//!   hosts                       the hosts that guides and pages name
 //!   identities                  who gives identities, and whom registry and remote cluster trust
 //!   token_server, zot, keycloak token realms of registries, and a token service of OAuth 2.0
 //!   upstreams                   token services and registries around the agent's exchanges
@@ -37,7 +37,7 @@ pub mod demo;
 mod folders;
 pub mod gcp;
 pub mod generations;
-pub mod guides;
+pub mod hosts;
 pub mod identities;
 pub mod images;
 pub mod installation;

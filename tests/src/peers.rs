@@ -184,6 +184,14 @@ pub fn registry() -> Result<PathBuf> {
     REGISTRY.build(&prepare_cache()?)
 }
 
+/// Helm alone, built when the cache lacks it.
+///
+/// # Errors
+/// As [`Peers::prepare`].
+pub fn helm() -> Result<PathBuf> {
+    HELM.build(&prepare_cache()?)
+}
+
 /// The CSI project's own conformance test, built when the cache lacks it.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use crate::binaries::Binaries;
 use crate::code;
 use crate::control_plane::{self, ControlPlane, apply};
 use crate::folders::create;
-use crate::guides;
+use crate::hosts;
 use crate::identities::{Choice, OIDC_HOST, Source, Trust};
 use crate::installation::{self, Installation, Plan};
 use crate::node::{self, Node};
@@ -120,7 +120,7 @@ impl Surroundings {
             authority: &self.targets.authority,
             plan: self.plan.clone(),
             argocd_namespaces: &[ARGOCD],
-            allowed_hosts: &(self.targets.allowed_hosts() + &guides::allowed_hosts()),
+            allowed_hosts: &(self.targets.allowed_hosts() + &hosts::allowed()),
             token_lifetime: lives.identity,
             kubelet: &self.kubelet(),
             environment: &[],
@@ -135,7 +135,7 @@ impl Surroundings {
     /// As [`ArgoCd::start`].
     pub async fn argocd(&self, peers: &Peers, binaries: &Binaries) -> Result<ArgoCd> {
         let own = [quay::HOST, code::HOST].map(|host| (host, Ipv4Addr::LOCALHOST));
-        let hosts = own.into_iter().chain(guides::HOSTS);
+        let hosts = own.into_iter().chain(hosts::ALL);
         let hosts: Vec<_> = hosts
             .map(|(host, address)| (host.to_owned(), address))
             .collect();

@@ -86,6 +86,7 @@ struct Inner {
     sessions: HashMap<String, Session>,
     passwords: HashMap<String, Password>,
     lifetime: Option<Duration>,
+    is_empty_handed: bool,
 }
 
 /// An `authorizationToken` of ECR is good for 12 hours.
@@ -105,6 +106,10 @@ impl Account {
 
     pub(super) fn set_lifetime(&self, lifetime: Duration) {
         lock(&self.inner).lifetime = Some(lifetime);
+    }
+
+    pub(super) fn set_empty_handed(&self, is_empty_handed: bool) {
+        lock(&self.inner).is_empty_handed = is_empty_handed;
     }
 
     pub(super) fn expire_passwords(&self) {
@@ -140,9 +145,12 @@ impl Account {
         lock(&self.inner).sessions.get(key_id).cloned()
     }
 
-    /// A new password for a session.
-    pub(super) fn authorize(&self, session: &Session) -> (String, Timestamp) {
+    /// A new password for a session; `None` while there are none.
+    pub(super) fn authorize(&self, session: &Session) -> Option<(String, Timestamp)> {
         let mut inner = lock(&self.inner);
+        if inner.is_empty_handed {
+            return None;
+        }
         let expires_at = after(inner.lifetime.unwrap_or(LIFETIME));
         let text = random();
         let password = Password {
@@ -151,7 +159,7 @@ impl Account {
             expires_at,
         };
         inner.passwords.insert(text.clone(), password);
-        (text, expires_at)
+        Some((text, expires_at))
     }
 
     pub(super) fn password(&self, text: &str) -> Option<Password> {

@@ -75,14 +75,18 @@ pub(super) fn answer(state: &State, api: Api, host: &str, headers: &HeaderMap) -
 }
 
 fn authorization(state: &State, api: Api, session: &Session) -> Value {
-    let (password, expires_at) = state.account.authorize(session);
-    let data = json!({
-        "authorizationToken": STANDARD.encode(format!("AWS:{password}")),
-        "expiresAt": expires_at.as_second(),
-    });
+    let data = state
+        .account
+        .authorize(session)
+        .map(|(password, expires_at)| {
+            json!({
+                "authorizationToken": STANDARD.encode(format!("AWS:{password}")),
+                "expiresAt": expires_at.as_second(),
+            })
+        });
     match api {
         Api::EcrPublic => json!({ "authorizationData": data }),
-        _ => json!({ "authorizationData": [data] }),
+        _ => json!({ "authorizationData": Vec::from_iter(data) }),
     }
 }
 

@@ -26,7 +26,6 @@ use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::Request as HttpRequest;
 use axum::http::StatusCode;
-use axum::http::header::HOST;
 use axum::response::{IntoResponse as _, Response};
 use shared::clouds::aws::{EcrHost, is_ecr_api};
 use shared::registry::RegistryHost;
@@ -35,7 +34,7 @@ pub use account::{Provider, Role, Trust};
 pub use journal::{Api, Fault, Request};
 
 use crate::control_plane::Authority;
-use crate::upstreams::Server;
+use crate::upstreams::{self, Server};
 use account::Account;
 use journal::Journal;
 
@@ -109,6 +108,11 @@ impl Aws {
         self.0.account.set_lifetime(lifetime);
     }
 
+    /// Lets ECR answer `GetAuthorizationToken` without any authorization data, or as usual again.
+    pub fn set_empty_handed(&self, is_empty_handed: bool) {
+        self.0.account.set_empty_handed(is_empty_handed);
+    }
+
     /// From now on nobody's password is good any more.
     pub fn expire_passwords(&self) {
         self.0.account.expire_passwords();
@@ -141,9 +145,7 @@ impl Aws {
 type Answered = (Response, Option<(String, String)>);
 
 async fn answer(state: &State, request: HttpRequest) -> Response {
-    let header = request.headers().get(HOST).and_then(|it| it.to_str().ok());
-    let host = request.uri().host().or(header).unwrap_or_default();
-    let host = host.strip_suffix(":443").unwrap_or(host).to_owned();
+    let host = upstreams::host(&request).to_owned();
     let method = request.method().to_string();
     let path = request.uri().path().to_owned();
     let place = RegistryHost::parse(&host)

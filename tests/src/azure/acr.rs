@@ -2,18 +2,57 @@
 //! `/oauth2/token` a registry token for that one, as a password or in a form. What the application may not pull is left
 //! out.
 
+use std::sync::Arc;
+
 use anyhow::Result;
-use axum::Json;
+use axum::extract::{self, Query};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
 use serde_json::json;
 
-use super::{Application, State};
-use crate::cloud::{field, login};
+use super::{Application, EXCHANGE, REALM, State};
+use crate::cloud::{Fields, Form, content_routes, field, login};
 use crate::quay::lock;
 
-pub(super) fn exchange(state: &State, form: &[(String, String)]) -> Response {
-    if field(form, "grant_type") != "access_token" || field(form, "service") != state.front.host() {
+type Azure = extract::State<Arc<State>>;
+
+pub(super) fn routes() -> Router<Arc<State>> {
+    content_routes()
+        .route("/oauth2/exchange", post(exchange))
+        .route("/oauth2/token", get(by_login).post(by_refresh_token))
+}
+
+async fn exchange(extract::State(state): Azure, Form(form): Form) -> Response {
+    state
+        .cloud
+        .observe(EXCHANGE, || refresh_token(&state, &form))
+}
+
+async fn by_login(
+    extract::State(state): Azure,
+    headers: HeaderMap,
+    Query(query): Query<Fields>,
+) -> Response {
+    let password = login(&headers)
+        .filter(|(user, _)| user == "00000000-0000-0000-0000-000000000000")
+        .map_or_else(String::new, |(_, password)| password);
+    let answer = || access_token(&state, &password, &query);
+    state.cloud.observe(REALM, answer)
+}
+
+async fn by_refresh_token(extract::State(state): Azure, Form(form): Form) -> Response {
+    let answer = || match field(&form, "grant_type") {
+        "refresh_token" => access_token(&state, field(&form, "refresh_token"), &form),
+        _ => refused(StatusCode::BAD_REQUEST, "invalid parameters"),
+    };
+    state.cloud.observe(REALM, answer)
+}
+
+fn refresh_token(state: &State, form: &[(String, String)]) -> Response {
+    let front = &state.cloud.front;
+    if field(form, "grant_type") != "access_token" || field(form, "service") != front.host() {
         return refused(StatusCode::BAD_REQUEST, "invalid parameters");
     }
     let client = lock(&state.access)
@@ -24,29 +63,16 @@ pub(super) fn exchange(state: &State, form: &[(String, String)]) -> Response {
         .filter(|it| it.tenant_id == field(form, "tenant"));
     match application {
         Some(it) if it.pull.is_some() => {
-            let token = state.front.password(&it.client_id, state.life);
+            let token = front.password(&it.client_id, state.life);
             given("refresh_token", token)
         }
         _ => refused(StatusCode::UNAUTHORIZED, "authentication required"),
     }
 }
 
-pub(super) fn by_login(state: &State, headers: &HeaderMap, query: &[(String, String)]) -> Response {
-    let password = login(headers)
-        .filter(|(user, _)| user == "00000000-0000-0000-0000-000000000000")
-        .map(|(_, password)| password);
-    token(state, &password.unwrap_or_default(), query)
-}
-
-pub(super) fn by_refresh_token(state: &State, form: &[(String, String)]) -> Response {
-    if field(form, "grant_type") != "refresh_token" {
-        return refused(StatusCode::BAD_REQUEST, "invalid parameters");
-    }
-    token(state, field(form, "refresh_token"), form)
-}
-
-fn token(state: &State, refresh_token: &str, fields: &[(String, String)]) -> Response {
+fn access_token(state: &State, refresh_token: &str, fields: &[(String, String)]) -> Response {
     let application = state
+        .cloud
         .front
         .owner(refresh_token)
         .and_then(|client| state.application(&client));
@@ -58,11 +84,8 @@ fn token(state: &State, refresh_token: &str, fields: &[(String, String)]) -> Res
     else {
         return refused(StatusCode::UNAUTHORIZED, "authentication required");
     };
-    let scopes = fields
-        .iter()
-        .filter(|(key, _)| key == "scope")
-        .map(|(_, value)| value.as_str());
-    given("access_token", state.front.token(&client_id, &pull, scopes))
+    let token = state.cloud.grant(&client_id, &pull, fields);
+    given("access_token", token)
 }
 
 fn given(name: &str, token: Result<String>) -> Response {

@@ -1,14 +1,18 @@
 //! `POST /<tenant>/oauth2/v2.0/token` of Microsoft Entra: client credentials with an identity token as the client's
 //! assertion. Flows out: the application's access token, or one of Entra's errors by its number ("AADSTS error codes").
 
-use axum::Json;
+use std::sync::Arc;
+
+use axum::extract::{self, Path};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use axum::{Json, Router};
 use serde_json::json;
 
-use super::State;
+use super::{ENTRA, State};
 use crate::cloud::assertion::{self, Fault};
-use crate::cloud::{field, opaque};
+use crate::cloud::{Form, field, opaque};
 use crate::quay::lock;
 
 struct Refusal {
@@ -27,7 +31,20 @@ impl Refusal {
     }
 }
 
-pub(super) fn token(state: &State, tenant: &str, form: &[(String, String)]) -> Response {
+pub(super) fn routes() -> Router<Arc<State>> {
+    Router::new().route("/{tenant}/oauth2/v2.0/token", post(token))
+}
+
+async fn token(
+    extract::State(state): extract::State<Arc<State>>,
+    Path(tenant): Path<String>,
+    Form(form): Form,
+) -> Response {
+    let answer = || answer(&state, &tenant, &form);
+    state.cloud.observe(ENTRA, answer)
+}
+
+fn answer(state: &State, tenant: &str, form: &[(String, String)]) -> Response {
     match log_in(state, tenant, form) {
         Ok(token) => Json(json!({
             "token_type": "Bearer",
@@ -120,7 +137,7 @@ fn log_in(state: &State, tenant: &str, form: &[(String, String)]) -> Result<Stri
     if credentials.is_empty() {
         return Err(unmatched(700_212, "audience", &claims.aud.join(" ")));
     }
-    assertion::verify(token, &lock(&state.issuers)).map_err(|fault| match fault {
+    state.cloud.verify(token).map_err(|fault| match fault {
         Fault::Unreachable => {
             let text = "Request to External OIDC endpoint failed.";
             Refusal::new("invalid_request", 50166, text)

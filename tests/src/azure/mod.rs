@@ -19,15 +19,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use axum::Router;
-use axum::extract::{Query, Request as HttpRequest};
-use axum::http::HeaderMap;
-use axum::routing::{any, get, post};
-use jsonwebtoken::jwk::JwkSet;
 
-use crate::cloud::assertion::Issuers;
-use crate::cloud::{Fields, Form, Front, Journal, Prescribed, Request};
+use crate::cloud::{Cloud, Front, Services};
 use crate::quay::lock;
-use crate::upstreams::{Server, Upstreams};
 
 /// Entra's place in the journal.
 pub const ENTRA: &str = "entra";
@@ -61,16 +55,13 @@ pub struct FederatedCredential {
     pub audience: String,
 }
 
-/// A running stand-in. It stops when this is dropped.
-pub struct Azure {
-    state: Arc<State>,
-    _servers: [Server; 2],
-}
+/// The stand-in. Its registry stops when the last clone and [`Services`] are dropped.
+#[derive(Clone)]
+pub struct Azure(Arc<State>);
 
 struct State {
-    front: Front,
-    journal: Journal,
-    issuers: Mutex<Issuers>,
+    cloud: Cloud,
+    authority: String,
     applications: Mutex<BTreeMap<String, Application>>,
     /// The client IDs that access tokens stand for.
     access: Mutex<BTreeMap<String, String>>,
@@ -78,107 +69,52 @@ struct State {
     life: Duration,
 }
 
+impl AsRef<Cloud> for State {
+    fn as_ref(&self) -> &Cloud {
+        &self.cloud
+    }
+}
+
 impl Azure {
-    /// Starts the token endpoint of `authority` and the registry `host`, whose refresh tokens have this life, with the
-    /// registry's `binary` behind it.
+    /// Starts the registry's `binary` below `folder`, for the host `host` in the cloud whose token endpoint is at
+    /// `authority`. Refresh tokens have this life. Nothing is served yet.
     ///
     /// # Errors
-    /// When a server or the registry does not start.
+    /// When the registry does not start.
     pub async fn start(
-        world: &Upstreams,
         binary: &Path,
+        folder: &Path,
         authority: &str,
         host: &str,
         life: Duration,
     ) -> Result<Self> {
-        let state = Arc::new(State {
-            front: Front::start(binary, world.folder(), host, "/oauth2/token").await?,
-            journal: Journal::default(),
-            issuers: Mutex::default(),
+        Ok(Self(Arc::new(State {
+            cloud: Cloud::new(Front::start(binary, folder, host, "/oauth2/token").await?),
+            authority: authority.to_owned(),
             applications: Mutex::default(),
             access: Mutex::default(),
             life,
-        });
-        let servers = [
-            world.serve(&[authority], entra_routes(&state)).await?,
-            world.serve(&[host], registry_routes(&state)).await?,
-        ];
-        Ok(Self {
-            state,
-            _servers: servers,
-        })
+        })))
     }
 
-    /// Lets issuer and keys be found; without keys, the issuer's documents cannot be fetched.
-    pub fn add_issuer(&self, issuer: &str, keys: Option<&JwkSet>) {
-        lock(&self.state.issuers).insert(issuer.to_owned(), keys.cloned());
+    /// The token endpoint and the registry.
+    #[must_use]
+    pub fn services(&self) -> Services {
+        let of = |routes: Router<Arc<State>>| routes.with_state(Arc::clone(&self.0));
+        Services::new([
+            (self.0.authority.as_str(), of(entra::routes())),
+            (self.0.cloud.front.host(), of(acr::routes())),
+        ])
+    }
+
+    /// What it has as every cloud.
+    #[must_use]
+    pub fn cloud(&self) -> &Cloud {
+        &self.0.cloud
     }
 
     /// Adds an application, or replaces the one of that client ID.
     pub fn add_application(&self, application: Application) {
-        lock(&self.state.applications).insert(application.client_id.clone(), application);
+        lock(&self.0.applications).insert(application.client_id.clone(), application);
     }
-
-    /// Puts an image into the registry.
-    ///
-    /// # Errors
-    /// When the registry does not take it.
-    pub async fn publish(&self, repository: &str, tag: &str) -> Result<()> {
-        self.state.front.publish(repository, tag).await
-    }
-
-    /// Prescribes the answers of an endpoint.
-    pub fn prescribe(&self, endpoint: &'static str, answer: Prescribed) {
-        self.state.journal.prescribe(endpoint, answer);
-    }
-
-    /// Every request to Entra, exchange and realm so far.
-    #[must_use]
-    pub fn requests(&self) -> Vec<Request> {
-        self.state.journal.requests()
-    }
-}
-
-fn entra_routes(state: &Arc<State>) -> Router {
-    let state = Arc::clone(state);
-    let token = post(
-        async move |axum::extract::Path(tenant): axum::extract::Path<String>, Form(form): Form| {
-            let answer = async { entra::token(&state, &tenant, &form) };
-            state.journal.observe(ENTRA, answer).await
-        },
-    );
-    Router::new().route("/{tenant}/oauth2/v2.0/token", token)
-}
-
-fn registry_routes(state: &Arc<State>) -> Router {
-    let exchange = {
-        let state = Arc::clone(state);
-        post(async move |Form(form): Form| {
-            let answer = async { acr::exchange(&state, &form) };
-            state.journal.observe(EXCHANGE, answer).await
-        })
-    };
-    let by_login = {
-        let state = Arc::clone(state);
-        get(
-            async move |headers: HeaderMap, Query(query): Query<Fields>| {
-                let answer = async { acr::by_login(&state, &headers, &query) };
-                state.journal.observe(REALM, answer).await
-            },
-        )
-    };
-    let by_refresh_token = {
-        let state = Arc::clone(state);
-        async move |Form(form): Form| {
-            let answer = async { acr::by_refresh_token(&state, &form) };
-            state.journal.observe(REALM, answer).await
-        }
-    };
-    let state = Arc::clone(state);
-    let content = any(async move |request: HttpRequest| state.front.content(request).await);
-    Router::new()
-        .route("/oauth2/exchange", exchange)
-        .route("/oauth2/token", by_login.post(by_refresh_token))
-        .route("/v2/", content.clone())
-        .route("/v2/{*rest}", content)
 }

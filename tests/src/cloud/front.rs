@@ -1,33 +1,35 @@
 //! The real registry behind a cloud's token realm.
 //!
-//! Flows in: who a client of the realm is and what it may pull. Flows out: registry tokens, and the registry's content.
+//! Flows in: who a client of the realm is and what it may pull, and charts. Flows out: registry tokens, and the
+//! registry's content.
 //! The registry verifies each token itself.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use axum::extract::Request;
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use reqwest::header::{CONTENT_TYPE, LOCATION};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
+use super::journal::Grant;
+use crate::chart::Chart;
+use crate::folders::create;
 use crate::quay::basic;
 use crate::quay::robots::{covers, parse_scopes};
 use crate::quay::tokens::{Access, ISSUER, Rejection, RobotClaims, SigningKey};
 use crate::registry::{Registry, TokenAuth};
 use crate::relay;
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
 /// How long registry tokens live.
 pub(crate) const LIFE: Duration = Duration::from_secs(300);
 
 pub(crate) struct Front {
     host: String,
+    folder: PathBuf,
     registry: Registry,
     key: SigningKey,
     client: reqwest::Client,
@@ -48,9 +50,11 @@ impl Front {
             issuer: ISSUER.into(),
             jwks: key.jwks()?,
         };
+        let folder = folder.join(host);
         Ok(Self {
             host: host.to_owned(),
-            registry: Registry::start(binary, &folder.join(host), &auth).await?,
+            registry: Registry::start(binary, &folder, &auth).await?,
+            folder,
             key,
             client: reqwest::Client::builder().no_proxy().build()?,
         })
@@ -61,21 +65,28 @@ impl Front {
     }
 
     /// A registry token with those of the scopes that `pull` covers; the others are left out.
-    pub(crate) fn token<'a>(
+    pub(super) fn token<'a>(
         &self,
-        subject: &str,
+        account: &str,
         pull: &[String],
         scopes: impl IntoIterator<Item = &'a str>,
-    ) -> Result<String> {
-        let access: Vec<_> = parse_scopes(scopes)
-            .into_iter()
-            .filter(|access| covers(pull, &access.name))
-            .map(|access| Access {
-                actions: vec!["pull".into()],
-                ..access
-            })
-            .collect();
-        self.key.registry_token(&self.host, subject, &access, LIFE)
+    ) -> Result<(String, Grant)> {
+        let mut access = parse_scopes(scopes);
+        let names = |access: &[Access]| access.iter().map(|it| it.name.clone()).collect();
+        let asked = names(&access);
+        access.retain(|it| covers(pull, &it.name));
+        for it in &mut access {
+            it.actions = vec!["pull".into()];
+        }
+        let token = self
+            .key
+            .registry_token(&self.host, account, &access, LIFE)?;
+        let grant = Grant {
+            account: account.to_owned(),
+            asked,
+            granted: names(&access),
+        };
+        Ok((token, grant))
     }
 
     /// A token of the registry's own that stands for `subject`.
@@ -96,52 +107,29 @@ impl Front {
         relay::relay(&self.client, &self.registry.url(), &self.host, request).await
     }
 
-    /// Puts an image without layers there, as its owner does.
-    pub(crate) async fn publish(&self, repository: &str, tag: &str) -> Result<()> {
+    /// The account whose registry token comes along, if it is valid.
+    pub(crate) fn account(&self, headers: &HeaderMap) -> Option<String> {
+        let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+        self.owner(token).filter(|_| is_bearer)
+    }
+
+    /// Puts a chart below `path` there, as its owner does: Helm shows a registry token of its own.
+    pub(crate) fn push(&self, helm: &Path, chart: &Chart<'_>, path: &str) -> Result<()> {
         let access = Access {
             kind: "repository",
-            name: repository.to_owned(),
+            name: format!("{path}/{}", chart.name),
             actions: vec!["pull".into(), "push".into()],
         };
         let token = self
             .key
             .registry_token(&self.host, "publisher", &[access], LIFE)?;
-        let config = b"{}";
-        let digest = format!("sha256:{}", hex(&Sha256::digest(config)));
-        let url = format!("{}/v2/{repository}", self.registry.url());
-
-        let upload = self.client.post(format!("{url}/blobs/uploads/"));
-        let upload = upload.bearer_auth(&token).send().await?;
-        ensure!(upload.status() == StatusCode::ACCEPTED, "begin an upload");
-        let place = upload.headers().get(LOCATION).context("no upload URL")?;
-        let upload = self
-            .client
-            .put(format!("{}&digest={digest}", place.to_str()?))
-            .bearer_auth(&token)
-            .body(config.as_slice());
-        ensure!(
-            upload.send().await?.status() == StatusCode::CREATED,
-            "upload"
-        );
-
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": {
-                "mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": digest,
-                "size": config.len(),
-            },
-            "layers": [],
-        });
-        let put = self
-            .client
-            .put(format!("{url}/manifests/{tag}"))
-            .bearer_auth(&token)
-            .header(CONTENT_TYPE, MANIFEST)
-            .body(manifest.to_string());
-        ensure!(put.send().await?.status() == StatusCode::CREATED, "tag");
-        Ok(())
+        let url = self.registry.url();
+        let address = url.trim_start_matches("http://");
+        let login = json!({ "auths": { address: { "registrytoken": token } } });
+        let folder = create(self.folder.join("charts"))?;
+        fs::write(folder.join("registry.json"), login.to_string()).context("write a login")?;
+        chart.push_in_the_open(helm, &folder, &url, path)
     }
 }
 
@@ -149,8 +137,4 @@ impl Front {
 pub(crate) fn login(headers: &HeaderMap) -> Option<(String, String)> {
     let (scheme, encoded) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     basic(encoded).filter(|_| scheme.eq_ignore_ascii_case("basic"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

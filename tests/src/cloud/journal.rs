@@ -18,6 +18,28 @@ pub struct Request {
     pub status: u16,
 }
 
+/// An answered request for the registry's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// `/v2/` and on, without query.
+    pub path: String,
+    /// The cloud's account whose registry token came along; `None` without a valid one.
+    pub account: Option<String>,
+    /// The status of the registry's answer.
+    pub status: u16,
+}
+
+/// What the token realm gave an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The cloud's account that asked.
+    pub account: String,
+    /// The repositories that it asked for.
+    pub asked: Vec<String>,
+    /// Those that it may pull.
+    pub granted: Vec<String>,
+}
+
 /// What an endpoint answers from now on, whatever it is asked.
 #[derive(Clone, Debug)]
 pub struct Prescribed {
@@ -30,37 +52,50 @@ pub struct Prescribed {
 }
 
 #[derive(Default)]
-pub(crate) struct Journal {
+pub(super) struct Journal {
     requests: Mutex<Vec<Request>>,
+    content: Mutex<Vec<Content>>,
+    grants: Mutex<Vec<Grant>>,
     prescribed: Mutex<BTreeMap<&'static str, Prescribed>>,
 }
 
 impl Journal {
-    /// Every request so far, oldest first.
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    pub(super) fn requests(&self) -> Vec<Request> {
         lock(&self.requests).clone()
     }
 
-    pub(crate) fn prescribe(&self, endpoint: &'static str, answer: Prescribed) {
+    pub(super) fn content(&self) -> Vec<Content> {
+        lock(&self.content).clone()
+    }
+
+    pub(super) fn grants(&self) -> Vec<Grant> {
+        lock(&self.grants).clone()
+    }
+
+    pub(super) fn prescribe(&self, endpoint: &'static str, answer: Prescribed) {
         lock(&self.prescribed).insert(endpoint, answer);
     }
 
-    /// Writes a request down, and answers it as prescribed or else by `answer`.
-    pub(crate) async fn observe(
+    pub(super) fn observe(
         &self,
         endpoint: &'static str,
-        answer: impl Future<Output = Response>,
+        answer: impl FnOnce() -> Response,
     ) -> Response {
         let prescribed = lock(&self.prescribed).get(endpoint).cloned();
-        let response = match prescribed {
-            Some(prescribed) => prescribed.into_response(),
-            None => answer.await,
-        };
+        let response = prescribed.map_or_else(answer, Prescribed::into_response);
         lock(&self.requests).push(Request {
             endpoint,
             status: response.status().as_u16(),
         });
         response
+    }
+
+    pub(super) fn grant(&self, grant: Grant) {
+        lock(&self.grants).push(grant);
+    }
+
+    pub(super) fn read(&self, content: Content) {
+        lock(&self.content).push(content);
     }
 }
 

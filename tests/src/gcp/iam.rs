@@ -1,16 +1,19 @@
 //! `generateAccessToken` of IAM Service Account Credentials: a federated token for an access token of a service account.
 //! Flows out: a token with its `expireTime`, or Google's error object.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
+use axum::extract::{self, Path};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use axum::{Json, Router};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::State;
+use super::{IAM, State};
 use crate::cloud::opaque;
 use crate::quay::lock;
 
@@ -19,7 +22,21 @@ const LONGEST: u64 = 3600;
 
 struct Refusal(StatusCode, &'static str, String);
 
-pub(super) fn call(state: &State, call: &str, headers: &HeaderMap, body: &Value) -> Response {
+pub(super) fn routes() -> Router<Arc<State>> {
+    Router::new().route("/v1/projects/-/serviceAccounts/{call}", post(call))
+}
+
+async fn call(
+    extract::State(state): extract::State<Arc<State>>,
+    Path(call): Path<String>,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> Response {
+    let answer = || answer(&state, &call, &headers, &body);
+    state.cloud.observe(IAM, answer)
+}
+
+fn answer(state: &State, call: &str, headers: &HeaderMap, body: &Value) -> Response {
     match access_token(state, call, headers, body) {
         Ok((token, end)) => {
             Json(json!({ "accessToken": token, "expireTime": end.to_string() })).into_response()

@@ -2,15 +2,19 @@
 //! 8693. Flows out: a token of the pool, or Google's documented refusal (Security Token Service API, `v1.token`;
 //! "Troubleshoot Workload Identity Federation").
 
-use axum::Json;
+use std::sync::Arc;
+
+use axum::extract;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use axum::{Json, Router};
 use serde_json::json;
 
-use super::State;
+use super::{STS, State};
 use crate::cloud::assertion::{self, Fault};
-use crate::cloud::{field, opaque};
+use crate::cloud::{Form, field, opaque};
 use crate::quay::lock;
 
 /// The longest `google.subject`, in bytes.
@@ -18,7 +22,20 @@ const LONGEST_SUBJECT: usize = 127;
 
 type Refusal = (&'static str, String);
 
-pub(super) fn token(state: &State, headers: &HeaderMap, form: &[(String, String)]) -> Response {
+pub(super) fn routes() -> Router<Arc<State>> {
+    Router::new().route("/v1/token", post(token))
+}
+
+async fn token(
+    extract::State(state): extract::State<Arc<State>>,
+    headers: HeaderMap,
+    Form(form): Form,
+) -> Response {
+    let answer = || answer(&state, &headers, &form);
+    state.cloud.observe(STS, answer)
+}
+
+fn answer(state: &State, headers: &HeaderMap, form: &[(String, String)]) -> Response {
     match exchange(state, headers, form) {
         Ok(token) => Json(json!({
             "access_token": token,
@@ -109,7 +126,7 @@ fn exchange(
         );
         return Err(("invalid_grant", text));
     }
-    assertion::verify(token, &lock(&state.issuers)).map_err(|fault| match fault {
+    state.cloud.verify(token).map_err(|fault| match fault {
         Fault::Unreachable => refuse(
             "invalid_grant",
             "Error connecting to the given credential's issuer.",

@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agent::exchange::http::{Outlet, Settings, Upstream};
 use anyhow::{Context as _, Result};
 use axum::Router;
+use axum::extract::Request;
+use axum::http::header::HOST;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -164,6 +166,13 @@ impl Server {
         tokio::spawn(server);
         Ok(Self { address, handle })
     }
+}
+
+/// The host name that a request is for, in lower or upper case as it came; empty without one.
+pub(crate) fn host(request: &Request) -> &str {
+    let header = request.headers().get(HOST).and_then(|it| it.to_str().ok());
+    let host = request.uri().host().or(header).unwrap_or_default();
+    host.strip_suffix(":443").unwrap_or(host)
 }
 
 impl Drop for Server {

@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use agent::exchange::Trade;
-use agent::exchange::http::Outlet;
 use agent::identity::IdentityToken;
 use agent::refresh::Failure;
 use axum::http::StatusCode;
 use harness::azure::{Application, Azure, ENTRA, EXCHANGE, FederatedCredential, REALM};
-use harness::cloud::Prescribed;
+use harness::cloud::Cloud;
 use harness::peers;
 use harness::upstreams::{Issuer, Upstreams};
 use jiff::{SignedDuration, Timestamp};
@@ -19,64 +18,47 @@ use serde_json::json;
 use shared::binding::{CloudAccount, Exchange as Parameters, ExchangeKind};
 use shared::docker_config::BasicCredential;
 use shared::errors::Code;
-use shared::registry::RegistryHost;
 
-use crate::clouds::{SUBJECTS, assert_without, basic, carry_out, prescribed, pull, trade};
+use crate::clouds::{
+    Bench, HOUR, SUBJECTS, basic, carry_out, endpoints, prescribed, publish, pull, trade,
+};
 
 const HOST: &str = "acme.azurecr.io";
 const PUBLIC: &str = "login.microsoftonline.com";
 const CLIENT: &str = "11111111-2222-3333-4444-555555555555";
 const TENANT: &str = "99999999-8888-7777-6666-555555555555";
 const AUDIENCE: &str = "api://AzureADTokenExchange";
-const HOUR: Duration = Duration::from_secs(3600);
 /// Neither the three hours that ACR usually has, nor the life of an identity.
 const LIFE: Duration = Duration::from_secs(2 * 3600 + 5);
 
 struct Scene {
-    world: Upstreams,
-    issuer: Issuer,
+    bench: Bench,
     azure: Azure,
-    authority: String,
-    host: RegistryHost,
 }
 
 impl Scene {
     /// An application for all subjects of these tests.
-    async fn at(authority: &str, host: &str) -> Self {
+    async fn at(authority: &'static str, host: &str) -> Self {
         let world = Upstreams::new().unwrap();
-        let issuer = Issuer::start(&world).await.unwrap();
         let binary = peers::registry().unwrap();
-        let azure = Azure::start(&world, &binary, authority, host, LIFE)
-            .await
-            .unwrap();
-        azure.add_issuer(&Issuer::url(), Some(issuer.keys()));
+        let azure = Azure::start(&binary, world.folder(), authority, host, LIFE);
+        let azure = azure.await.unwrap();
         azure.add_application(application());
-        Self {
-            world,
-            issuer,
-            azure,
-            authority: authority.to_owned(),
-            host: RegistryHost::parse(host).unwrap(),
-        }
+        let services = azure.services();
+        let bench = Bench::new(world, azure.cloud(), services, (&[authority], host)).await;
+        Self { bench, azure }
     }
 
     async fn new() -> Self {
         Self::at(PUBLIC, HOST).await
     }
 
-    fn allowed(&self) -> String {
-        format!("{};private,{};private", self.authority, self.host)
-    }
-
-    fn outlet(&self) -> Outlet {
-        let allowed = self.allowed();
-        self.world
-            .outlet(ExchangeKind::Acr, self.host.as_str(), &allowed)
-            .unwrap()
+    fn cloud(&self) -> &Cloud {
+        self.azure.cloud()
     }
 
     fn token(&self, subject: &str) -> IdentityToken {
-        self.issuer.token(subject, AUDIENCE, HOUR).unwrap()
+        self.bench.issuer.token(subject, AUDIENCE, HOUR).unwrap()
     }
 
     fn trade(&self, client: &str, tenant: &str, token_url: Option<&str>) -> Trade {
@@ -88,44 +70,17 @@ impl Scene {
             token_url: token_url.map(str::to_owned),
             ..Parameters::of(ExchangeKind::Acr)
         };
-        trade(parameters, AUDIENCE, &self.host)
+        trade(parameters, AUDIENCE, &self.bench.host)
     }
 
-    async fn ask(
-        &self,
-        allowed: &str,
-        trade: Trade,
-        token: IdentityToken,
-    ) -> Result<(BasicCredential, Timestamp), Failure> {
-        let upstream = self.world.upstream(allowed).unwrap();
-        let (kind, _) = SUBJECTS[0];
-        let fresh = carry_out(&upstream, trade, kind, token).await?;
-        let expires_at = fresh.expires_at;
-        Ok((basic(fresh), expires_at))
+    /// The usual trade.
+    fn usual(&self) -> Trade {
+        self.trade(CLIENT, TENANT, None)
     }
 
-    async fn refusal_of(&self, trade: Trade, token: IdentityToken) -> Failure {
-        let shown = token.clone();
-        let asked = self.ask(&self.allowed(), trade, token).await;
-        let failure = asked.unwrap_err();
-        assert_without(&shown, &failure.error.to_string());
-        assert!(
-            !failure.error.detail.contains("entra."),
-            "{}",
-            failure.error
-        );
-        failure
-    }
-
-    /// How the usual exchange with this token fails.
+    /// How the usual trade with this token fails.
     async fn refusal(&self, token: IdentityToken) -> Failure {
-        self.refusal_of(self.trade(CLIENT, TENANT, None), token)
-            .await
-    }
-
-    fn endpoints(&self) -> Vec<&'static str> {
-        let requests = self.azure.requests();
-        requests.iter().map(|request| request.endpoint).collect()
+        self.bench.refusal(self.usual(), token).await
     }
 }
 
@@ -146,14 +101,13 @@ fn application() -> Application {
 #[tokio::test]
 async fn both_kinds_of_identities_pull_what_the_application_may_and_nothing_else() {
     let scene = Scene::new().await;
-    scene.azure.publish("charts/demo", "1.0.0").await.unwrap();
-    scene.azure.publish("other/demo", "1.0.0").await.unwrap();
+    let Bench { world, host, .. } = &scene.bench;
+    publish(scene.cloud(), "charts");
+    publish(scene.cloud(), "other");
     for (kind, subject) in SUBJECTS {
-        let upstream = scene.world.upstream(&scene.allowed()).unwrap();
-        let trade = scene.trade(CLIENT, TENANT, None);
-        let fresh = carry_out(&upstream, trade, kind, scene.token(subject))
-            .await
-            .unwrap();
+        let upstream = world.upstream(&scene.bench.allowed()).unwrap();
+        let asked = carry_out(&upstream, scene.usual(), kind, scene.token(subject)).await;
+        let fresh = asked.unwrap();
         let left = fresh.expires_at.duration_since(Timestamp::now());
         let life = SignedDuration::try_from(LIFE).unwrap();
         assert!(
@@ -163,29 +117,27 @@ async fn both_kinds_of_identities_pull_what_the_application_may_and_nothing_else
 
         let login = basic(fresh);
         assert_eq!(login.username, "00000000-0000-0000-0000-000000000000");
-        let outlet = scene.outlet();
-        assert_eq!(pull(&outlet, &scene.host, "charts/demo", &login).await, 200);
-        assert_eq!(pull(&outlet, &scene.host, "other/demo", &login).await, 401);
+        let outlet = upstream.outlet("argocd", ExchangeKind::Acr, host);
+        assert_eq!(pull(&outlet, host, "charts/demo", &login).await, 200);
+        assert_eq!(pull(&outlet, host, "other/demo", &login).await, 401);
         let stranger = BasicCredential {
             secret: scene.token(subject).token,
             ..login
         };
-        assert_eq!(
-            pull(&outlet, &scene.host, "charts/demo", &stranger).await,
-            401
-        );
+        assert_eq!(pull(&outlet, host, "charts/demo", &stranger).await, 401);
     }
     let each = [ENTRA, EXCHANGE, REALM, REALM, REALM];
-    assert_eq!(scene.endpoints(), [each, each].concat());
+    assert_eq!(endpoints(scene.cloud()), [each, each].concat());
 }
 
 #[tokio::test]
 async fn the_registry_takes_its_token_as_a_clients_refresh_token_too() {
     let scene = Scene::new().await;
-    let trade = scene.trade(CLIENT, TENANT, None);
-    let token = scene.token(SUBJECTS[0].1);
-    let (login, _) = scene.ask(&scene.allowed(), trade, token).await.unwrap();
-    let outlet = scene.outlet();
+    let (bench, token) = (&scene.bench, scene.token(SUBJECTS[0].1));
+    let asked = bench.ask(&bench.allowed(), scene.usual(), token).await;
+    let (login, _) = asked.unwrap();
+    let upstream = bench.world.upstream(&bench.allowed()).unwrap();
+    let outlet = upstream.outlet("argocd", ExchangeKind::Acr, &bench.host);
     let url = format!("https://{HOST}/oauth2/token");
     let request = outlet.request(Method::POST, &url).unwrap().form(&[
         ("grant_type", "refresh_token"),
@@ -204,45 +156,46 @@ async fn every_cloud_has_its_own_token_service() {
         (PUBLIC, "registry.example.test"),
     ] {
         let scene = Scene::at(authority, host).await;
-        let trade = scene.trade(CLIENT, TENANT, None);
-        let token = scene.token(SUBJECTS[0].1);
-        scene.ask(&scene.allowed(), trade, token).await.unwrap();
-        assert_eq!(scene.endpoints(), [ENTRA, EXCHANGE], "{host}");
+        let (bench, token) = (&scene.bench, scene.token(SUBJECTS[0].1));
+        let asked = bench.ask(&bench.allowed(), scene.usual(), token).await;
+        asked.unwrap();
+        assert_eq!(endpoints(scene.cloud()), [ENTRA, EXCHANGE], "{host}");
     }
 }
 
 #[tokio::test]
 async fn a_token_service_of_its_own_has_the_tenant_in_its_place() {
     let scene = Scene::at("entra.example.test", HOST).await;
+    let bench = &scene.bench;
     for place in ["{tenantID}", "%7BtenantID%7D"] {
         let url = format!("https://entra.example.test/{place}/oauth2/v2.0/token");
         let trade = scene.trade(CLIENT, TENANT, Some(&url));
         let token = scene.token(SUBJECTS[0].1);
         let unlisted = format!("{HOST};private");
-        let refused = scene.ask(&unlisted, trade.clone(), token.clone()).await;
+        let refused = bench.ask(&unlisted, trade.clone(), token.clone()).await;
         assert_eq!(refused.unwrap_err().error.code, Code::HostNotAllowed);
-        scene.ask(&scene.allowed(), trade, token).await.unwrap();
+        bench.ask(&bench.allowed(), trade, token).await.unwrap();
     }
-    assert_eq!(scene.endpoints(), [ENTRA, EXCHANGE, ENTRA, EXCHANGE]);
+    let each = [ENTRA, EXCHANGE];
+    assert_eq!(endpoints(scene.cloud()), [each, each].concat());
 }
 
 #[tokio::test]
 async fn nothing_is_sent_for_a_registry_that_is_neither_azures_nor_listed() {
     let scene = Scene::at(PUBLIC, "registry.example.test").await;
-    let trade = scene.trade(CLIENT, TENANT, None);
-    let authority = format!("{PUBLIC};private");
-    let asked = scene.ask(&authority, trade, scene.token(SUBJECTS[0].1));
-    assert_eq!(asked.await.unwrap_err().error.code, Code::HostNotAllowed);
-    assert!(scene.endpoints().is_empty());
+    let (bench, token) = (&scene.bench, scene.token(SUBJECTS[0].1));
+    let asked = bench.ask(&bench.services(), scene.usual(), token).await;
+    assert_eq!(asked.unwrap_err().error.code, Code::HostNotAllowed);
+    assert!(endpoints(scene.cloud()).is_empty());
 }
 
 #[tokio::test]
 async fn azures_own_hosts_need_no_list() {
     let scene = Scene::new().await;
-    let trade = scene.trade(CLIENT, TENANT, None);
-    let asked = scene.ask("", trade, scene.token(SUBJECTS[0].1));
+    let token = scene.token(SUBJECTS[0].1);
+    let asked = scene.bench.ask("", scene.usual(), token).await;
     // They are on loopback here, which is the guard's reason, and the only one.
-    assert_eq!(asked.await.unwrap_err().error.code, Code::AddressRefused);
+    assert_eq!(asked.unwrap_err().error.code, Code::AddressRefused);
 }
 
 #[tokio::test]
@@ -250,7 +203,7 @@ async fn what_entra_says_has_a_name() {
     let scene = Scene::new().await;
     let (_, subject) = SUBJECTS[1];
     let check = async |trade: Trade, token: IdentityToken, code: Code, number: &str| {
-        let error = scene.refusal_of(trade, token).await.error;
+        let error = scene.bench.refusal(trade, token).await.error;
         assert_eq!(error.code, code, "{error}");
         assert!(
             error.detail.contains(&format!("AADSTS{number}: ")),
@@ -260,7 +213,7 @@ async fn what_entra_says_has_a_name() {
         assert!(!error.detail.contains("Check your"), "{error}");
         assert!(error.detail.contains(HOST), "{error}");
     };
-    let ours = || scene.trade(CLIENT, TENANT, None);
+    let ours = || scene.usual();
     let good = || scene.token(subject);
     let mismatch = Code::FederatedCredentialMismatch;
     let with = |change: fn(&mut Application)| {
@@ -277,7 +230,11 @@ async fn what_entra_says_has_a_name() {
         "700213",
     )
     .await;
-    let elsewhere = scene.issuer.token(subject, "elsewhere", HOUR).unwrap();
+    let elsewhere = scene
+        .bench
+        .issuer
+        .token(subject, "elsewhere", HOUR)
+        .unwrap();
     check(ours(), elsewhere, mismatch, "700212").await;
     let token = with(|it| it.credentials.clear());
     check(ours(), token, mismatch, "70021").await;
@@ -307,25 +264,24 @@ async fn what_entra_says_has_a_name() {
     .await;
 
     let rejected = Code::IdentityTokenRejected;
-    let now = Timestamp::now();
-    let claims = json!({"iss": Issuer::url(), "sub": subject, "aud": [AUDIENCE], "iat": now.as_second() - 60, "exp": now.as_second() - 1});
-    let expired = IdentityToken {
-        token: scene.issuer.sign(&claims).unwrap().into(),
-        expires_at: now,
-    };
+    let expired = scene.bench.expired(subject, AUDIENCE);
     check(ours(), expired, rejected, "700024").await;
     let other = Issuer::start(&Upstreams::new().unwrap()).await.unwrap();
     let forged = other.token(subject, AUDIENCE, HOUR).unwrap();
     check(ours(), forged, rejected, "700027").await;
     let malformed = IdentityToken {
         token: "not-a-token".into(),
-        expires_at: now,
+        expires_at: Timestamp::now(),
     };
     check(ours(), malformed, rejected, "50027").await;
 
-    scene.azure.add_issuer(&Issuer::url(), None);
+    scene.cloud().add_issuer(&Issuer::url(), None);
     check(ours(), good(), Code::IdentityProviderUnreachable, "50166").await;
-    assert!(scene.endpoints().iter().all(|endpoint| *endpoint == ENTRA));
+    assert!(
+        endpoints(scene.cloud())
+            .iter()
+            .all(|endpoint| *endpoint == ENTRA)
+    );
 }
 
 #[tokio::test]
@@ -350,7 +306,9 @@ async fn an_application_without_the_role_is_told_so() {
     );
     let forbidden =
         json!({"errors": [{"code": "DENIED", "message": "client with IP is not allowed access"}]});
-    scene.azure.prescribe(EXCHANGE, prescribed(403, &forbidden));
+    scene
+        .cloud()
+        .prescribe(EXCHANGE, prescribed(403, &forbidden));
     let error = scene.refusal(scene.token(SUBJECTS[0].1)).await.error;
     assert_eq!(error.code, Code::AcrDenied);
     assert!(error.detail.contains("is not allowed access"), "{error}");
@@ -360,24 +318,11 @@ async fn an_application_without_the_role_is_told_so() {
 async fn outages_are_told_apart_and_pauses_are_kept() {
     for endpoint in [ENTRA, EXCHANGE] {
         let scene = Scene::new().await;
-        for (status, code) in [
-            (429, Code::ExchangeThrottled),
-            (500, Code::ExchangeUnreachable),
-            (503, Code::ExchangeUnreachable),
-        ] {
-            let answer = Prescribed {
-                retry_after: Some(17),
-                ..prescribed(status, &json!({}))
-            };
-            scene.azure.prescribe(endpoint, answer);
-            let failure = scene.refusal(scene.token(SUBJECTS[0].1)).await;
-            assert_eq!(failure.error.code, code, "{endpoint} {status}");
-            assert_eq!(failure.retry_after, Some(Duration::from_secs(17)));
-        }
-        for body in [json!("<html>"), json!({"refresh_token": "opaque"})] {
-            scene.azure.prescribe(endpoint, prescribed(200, &body));
-            let error = scene.refusal(scene.token(SUBJECTS[0].1)).await.error;
-            assert_eq!(error.code, Code::ExchangeUnreadable, "{endpoint} {body}");
+        let (bench, cloud) = (&scene.bench, scene.cloud());
+        let asked = || (scene.usual(), scene.token(SUBJECTS[0].1));
+        bench.outages(cloud, endpoint, asked()).await;
+        let bodies = [json!("<html>"), json!({"refresh_token": "opaque"})];
+        for error in bench.unreadable(cloud, endpoint, asked(), &bodies).await {
             let is_told = error.detail.contains("failed to decode ACR response");
             assert_eq!(is_told, endpoint == EXCHANGE, "{error}");
         }
@@ -393,7 +338,7 @@ async fn a_token_that_entra_repeats_is_not_told() {
         token.token.expose_secret()
     );
     let body = json!({"error": "invalid_request", "error_description": repeated});
-    scene.azure.prescribe(ENTRA, prescribed(400, &body));
+    scene.cloud().prescribe(ENTRA, prescribed(400, &body));
     let failure = scene.refusal(token).await;
     assert!(
         failure.error.detail.contains("[redacted]"),

@@ -1,7 +1,6 @@
 //! The public guides to registries, section by section: their YAML under their hosts' own names reaches the state that
 //! their text promises.
 
-mod desk;
 mod ecr;
 mod quay;
 

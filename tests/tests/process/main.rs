@@ -6,6 +6,7 @@
 mod additions;
 mod api;
 mod case;
+mod desk;
 mod scene;
 mod snapshot;
 mod webhook;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use harness::argocd::ArgoCd;
 use harness::binaries::Binaries;
-use harness::guides;
+use harness::hosts;
 use harness::identities::Choice;
 use harness::installation::Installation;
 use harness::packages;
@@ -60,7 +60,7 @@ impl trials::Scene for Scene {
     const ISOLATION: Isolation = Isolation::Processes;
     const ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
     const NAMES: &'static [&'static str] = &HOSTS;
-    const OTHERS: &'static [guides::Host] = &guides::HOSTS;
+    const OTHERS: &'static [hosts::Host] = &hosts::ALL;
 
     /// Trials wait far more than they compute.
     const THREADS: usize = 4;

@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 use super::realm::{Realm, SERVICE, Settings};
 use crate::api::Rest;
 use crate::case::{Case, shared};
+use crate::desk;
 use crate::rotation::{Application, LIMIT};
 use crate::scene::Scene;
 
@@ -52,11 +53,11 @@ struct Sso {
 impl Sso {
     async fn start(scene: &Scene) -> Result<Self> {
         let targets = &scene.around.targets;
-        let rest = scene.rest()?;
-        let discovery = rest.read("/.well-known/openid-configuration").await?;
-        let cluster = discovery["issuer"].as_str().context("no issuer")?;
         // Only who may ask the API server sees its keys there; clusters publish them elsewhere.
-        let published = rest.read("/openid/v1/jwks").await?;
+        let Trusted {
+            issuer: cluster,
+            keys: published,
+        } = desk::cluster(scene).await?;
         let published = Router::new().route("/keys", get(|| async move { Json(published) }));
         let serve = async |port, routes| {
             let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -73,7 +74,7 @@ impl Sso {
         let own = scene.around.plan.issuer_url();
         let issuers = [
             Issuer {
-                url: cluster.to_owned(),
+                url: cluster,
                 keys: Keys::Url(format!(
                     "https://{}:{}/keys",
                     quay::HOST,

@@ -16,6 +16,7 @@ use harness::upstreams::{Server, Trusted};
 use serde_json::{Value, json};
 
 use crate::case::{Case, shared};
+use crate::desk;
 use crate::rotation::{Application, LIMIT};
 use crate::scene::Scene;
 
@@ -135,15 +136,9 @@ async fn realms_and_tokens_as_passwords(scene: &Scene) -> Result<()> {
         "argocd-global",
     ];
     let subjects = accounts.map(identity);
-    let issuer = scene.around.plan.issuer_url();
-    let keys = scene.around.targets.http_client()?;
-    let keys = keys.get(format!("{issuer}/keys")).send().await?;
     let settings = Settings {
         folder: "realm",
-        trusted: Trusted {
-            keys: keys.json().await.context("read the keys")?,
-            issuer,
-        },
+        trusted: desk::installation(scene).await?,
         audience: AUDIENCE,
         charts: &CHARTS,
         grants: &subjects.each_ref().map(|it| (it.as_str(), "prod/")),

@@ -3,18 +3,18 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use harness::aws::{Api, Aws, Fault, Provider, Role, Trust};
 use harness::chart::Chart;
-use harness::guides;
+use harness::hosts;
 use harness::registry::Registry;
 use harness::scene::ARGOCD;
-use harness::upstreams::Server;
+use harness::upstreams::{Server, Trusted};
 use serde_json::{Value, json};
 use shared::errors::Code;
 
-use super::desk::{self, Desk, document, vacant};
 use crate::case::{Case, shared};
+use crate::desk::{self, Desk, document, vacant};
 use crate::scene::Scene;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -44,20 +44,17 @@ impl Account {
         let folder = scene.folder.join(name);
         let registry = Registry::open(scene.peers.registry(), &folder).await?;
         let aws = Aws::new(Some(registry.url()))?;
-        let rest = scene.rest()?;
-        let discovery = rest.read("/.well-known/openid-configuration").await?;
-        let issuer = discovery["issuer"].as_str().context("no issuer")?;
-        let keys = serde_json::from_value(rest.read("/openid/v1/jwks").await?)?;
+        let Trusted { issuer, keys } = desk::cluster(scene).await?;
         aws.trust(Provider {
-            issuer: issuer.to_owned(),
+            issuer: issuer.clone(),
             client_ids: vec![AUDIENCE.into()],
             keys: Some(keys),
         });
         let authority = &scene.around.targets.authority;
-        let at = SocketAddr::from(vacant(guides::AWS_ADDRESS).await?);
+        let at = SocketAddr::from(vacant(hosts::AWS_ADDRESS).await?);
         Ok(Self {
-            _server: aws.serve(authority, &guides::AWS, at).await?,
-            issuer: issuer.to_owned(),
+            _server: aws.serve(authority, &hosts::AWS, at).await?,
+            issuer,
             registry,
             aws,
         })
@@ -122,7 +119,7 @@ fn arn(project: &str) -> String {
 async fn one_project(scene: &Scene) -> Result<()> {
     let mut desk = Desk::open(scene).await?;
     let account = Account::open(scene, "guide-ecr").await?;
-    account.role("production", &[&format!("{}/charts/*", guides::ECR)]);
+    account.role("production", &[&format!("{}/charts/*", hosts::ECR)]);
     account.publish(scene, "my-chart", "charts")?;
     desk.namespace("guide-ecr").await?;
     desk.project("production").await?;
@@ -156,7 +153,7 @@ async fn several_projects(scene: &Scene) -> Result<()> {
         ("staging", "staging-charts", "staging-ecr"),
     ];
     for (project, folder, secret) in teams {
-        account.role(project, &[&format!("{}/{folder}/*", guides::ECR)]);
+        account.role(project, &[&format!("{}/{folder}/*", hosts::ECR)]);
         account.publish(scene, project, folder)?;
         desk.project(project).await?;
         desk.apply(OBJECTS, &[&format!("argocd-project-{project}")])
@@ -187,7 +184,7 @@ async fn several_projects(scene: &Scene) -> Result<()> {
 
 /// An Application of a project with a chart from a folder of the registry.
 fn application(name: &str, project: &str, folder: &str, chart: &str) -> Value {
-    let repository = format!("{}/{folder}", guides::ECR);
+    let repository = format!("{}/{folder}", hosts::ECR);
     desk::application(name, project, &repository, chart, "guide-ecr-several")
 }
 
@@ -263,8 +260,17 @@ async fn troubleshooting(scene: &Scene) -> Result<()> {
     let words = desk.degraded(SECRET, Code::EcrDenied).await?;
     ensure!(words.contains("AccessDeniedException"), "{words}");
 
-    // "failed to create AWS session": the way to AWS is cut, until somebody mends it. ("no ECR authorization data
-    // returned" is among the exchange's own tests.)
+    // "no ECR authorization data returned".
+    role.authorizes = true;
+    account.aws.set_empty_handed(true);
+    account.aws.add_role(role);
+    let words = desk.degraded(SECRET, Code::NoAuthorizationData).await?;
+    ensure!(
+        words.contains("no ECR authorization data returned"),
+        "{words}"
+    );
+
+    // "failed to create AWS session": the way to AWS is cut, until somebody mends it.
     let gone = Fault {
         status: 503,
         code: None,
@@ -272,8 +278,7 @@ async fn troubleshooting(scene: &Scene) -> Result<()> {
         retry_after: None,
     };
     account.aws.fail(Api::Sts, gone);
-    role.authorizes = true;
-    account.aws.add_role(role);
+    account.aws.set_empty_handed(false);
     desk.degraded(SECRET, Code::ExchangeUnreachable).await?;
     account.aws.heal(Api::Sts);
     desk.ready(SECRET).await?;

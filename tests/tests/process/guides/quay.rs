@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use harness::chart::Chart;
-use harness::guides;
+use harness::hosts;
 use harness::quay::{Endpoint, Quay, Robot};
 use harness::scene::ARGOCD;
 use harness::targets::identity;
 use serde_json::{Value, json};
 use shared::errors::Code;
 
-use super::desk::{self, Desk, document, vacant};
 use crate::case::{Case, shared};
+use crate::desk::{self, Desk, document, vacant};
 use crate::scene::Scene;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -28,7 +28,7 @@ const APPLICATION: &str = include_str!("quay-application.yaml");
 
 /// The registry, under the name that the guide gives it.
 async fn registry(scene: &Scene, name: &str) -> Result<Quay> {
-    let (host, address) = guides::QUAY;
+    let (host, address) = hosts::QUAY;
     let address = vacant(address).await?;
     let targets = &scene.around.targets;
     targets.named(&scene.peers, name, host, address).await
@@ -121,7 +121,7 @@ async fn several_projects(scene: &Scene) -> Result<()> {
 
 /// An Application of a project with a chart from a folder of the registry.
 fn application(name: &str, project: &str, folder: &str, chart: &str) -> Value {
-    let repository = format!("{}/{folder}/charts", guides::QUAY.0);
+    let repository = format!("{}/{folder}/charts", hosts::QUAY.0);
     desk::application(name, project, &repository, chart, "guide-several")
 }
 

@@ -1,4 +1,4 @@
-//! Where a reader of a guide sits: applies its YAML in Argo CD's namespace, and looks at what became of it.
+//! Where a reader of a guide, or of a page of the documentation, sits: applies its YAML in Argo CD's namespace, and looks at what became of it.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use harness::control_plane::documents;
 use harness::process::wait_until;
 use harness::scene::ARGOCD;
 use harness::teams::app_project;
+use harness::upstreams::Trusted;
 use kube::Api;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use crate::scene::Scene;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A reader, and what has to go when the guide has been played.
-pub(super) struct Desk<'s> {
+pub(crate) struct Desk<'s> {
     scene: &'s Scene,
     rest: Rest,
     bindings: Api<CredentialBinding>,
@@ -33,7 +34,7 @@ pub(super) struct Desk<'s> {
 }
 
 /// An Application of a project with a chart of a registry's, deployed into a namespace of Argo CD's own cluster.
-pub(super) fn application(
+pub(crate) fn application(
     name: &str,
     project: &str,
     repository: &str,
@@ -53,7 +54,7 @@ pub(super) fn application(
 }
 
 /// Waits until nobody listens any more where a host of the guides has its server.
-pub(super) async fn vacant(address: Ipv4Addr) -> Result<SocketAddrV4> {
+pub(crate) async fn vacant(address: Ipv4Addr) -> Result<SocketAddrV4> {
     let address = SocketAddrV4::new(address, 443);
     let what = format!("{address} is vacant");
     wait_until(&what, LIMIT, || async move {
@@ -63,12 +64,34 @@ pub(super) async fn vacant(address: Ipv4Addr) -> Result<SocketAddrV4> {
     Ok(address)
 }
 
+/// Who issues tokens of the cluster's service accounts, as its documents say.
+pub(crate) async fn cluster(scene: &Scene) -> Result<Trusted> {
+    let rest = scene.rest()?;
+    let discovery = rest.read("/.well-known/openid-configuration").await?;
+    let issuer = discovery["issuer"].as_str().context("no issuer")?;
+    Ok(Trusted {
+        issuer: issuer.to_owned(),
+        keys: serde_json::from_value(rest.read("/openid/v1/jwks").await?)?,
+    })
+}
+
+/// Who issues the installation's JWT-SVIDs.
+pub(crate) async fn installation(scene: &Scene) -> Result<Trusted> {
+    let issuer = scene.around.plan.issuer_url();
+    let client = scene.around.targets.http_client()?;
+    let keys = client.get(format!("{issuer}/keys")).send().await?;
+    Ok(Trusted {
+        keys: keys.json().await.context("read the keys")?,
+        issuer,
+    })
+}
+
 /// The guides share names of projects, and each host has one address.
 static TURN: Mutex<()> = Mutex::const_new(());
 
 impl<'s> Desk<'s> {
     /// Waits until no other guide is being played.
-    pub(super) async fn open(scene: &'s Scene) -> Result<Self> {
+    pub(crate) async fn open(scene: &'s Scene) -> Result<Self> {
         Ok(Self {
             _turn: TURN.lock().await,
             scene,
@@ -80,14 +103,14 @@ impl<'s> Desk<'s> {
     }
 
     /// Makes a project of Argo CD's, which the guides take for granted.
-    pub(super) async fn project(&mut self, name: &str) -> Result<()> {
+    pub(crate) async fn project(&mut self, name: &str) -> Result<()> {
         let path = format!("/apis/argoproj.io/v1alpha1/namespaces/{ARGOCD}/appprojects");
         self.create(&path, &app_project(name)).await
     }
 
     /// Applies those documents of a guide that are called one of `names`; Applications are for
     /// [`Desk::application`].
-    pub(super) async fn apply(&mut self, yaml: &str, names: &[&str]) -> Result<()> {
+    pub(crate) async fn apply(&mut self, yaml: &str, names: &[&str]) -> Result<()> {
         for name in names {
             let object = serde_json::to_value(document(yaml, name)?)?;
             self.apply_object(&object).await?;
@@ -96,7 +119,7 @@ impl<'s> Desk<'s> {
     }
 
     /// Applies a ServiceAccount or Secret.
-    pub(super) async fn apply_object(&mut self, object: &Value) -> Result<()> {
+    pub(crate) async fn apply_object(&mut self, object: &Value) -> Result<()> {
         let collection = match object["kind"].as_str() {
             Some("ServiceAccount") => "serviceaccounts",
             Some("Secret") => "secrets",
@@ -107,7 +130,7 @@ impl<'s> Desk<'s> {
     }
 
     /// Makes a namespace for what Applications deploy.
-    pub(super) async fn namespace(&self, name: &'static str) -> Result<()> {
+    pub(crate) async fn namespace(&self, name: &'static str) -> Result<()> {
         self.scene.namespace(name, &[]).await.map(drop)
     }
 
@@ -121,7 +144,7 @@ impl<'s> Desk<'s> {
     }
 
     /// Applies an Application of a guide, into a namespace of its own, and waits until it is good.
-    pub(super) async fn application(&mut self, manifest: Value) -> Result<()> {
+    pub(crate) async fn application(&mut self, manifest: Value) -> Result<()> {
         let application = self.create_application(manifest).await?;
         application.is_good(0).await?;
         self.applications.push(application);
@@ -129,7 +152,7 @@ impl<'s> Desk<'s> {
     }
 
     /// The same with one that must not get its chart; returns what Argo CD says.
-    pub(super) async fn refused(&mut self, manifest: Value) -> Result<String> {
+    pub(crate) async fn refused(&mut self, manifest: Value) -> Result<String> {
         let application = self.create_application(manifest).await?;
         let error = application.fails().await?;
         self.applications.push(application);
@@ -142,12 +165,12 @@ impl<'s> Desk<'s> {
     }
 
     /// Waits until a Secret's binding is Ready.
-    pub(super) async fn ready(&self, name: &str) -> Result<CredentialBinding> {
+    pub(crate) async fn ready(&self, name: &str) -> Result<CredentialBinding> {
         bindings::ready(&self.bindings, name, LIMIT).await
     }
 
     /// Waits until a Secret's binding has no credential for this reason, and returns the words.
-    pub(super) async fn degraded(&self, name: &str, code: Code) -> Result<String> {
+    pub(crate) async fn degraded(&self, name: &str, code: Code) -> Result<String> {
         let wanted = ("Degraded", "True", code.as_str());
         let found = bindings::has_condition(&self.bindings, name, wanted, LIMIT).await?;
         let conditions = found.status.into_iter().flat_map(|it| it.conditions);
@@ -156,7 +179,7 @@ impl<'s> Desk<'s> {
     }
 
     /// Takes everything away again; no binding is left.
-    pub(super) async fn close(self) -> Result<()> {
+    pub(crate) async fn close(self) -> Result<()> {
         for application in self.applications {
             application.delete().await?;
         }
@@ -180,7 +203,7 @@ impl<'s> Desk<'s> {
 }
 
 /// The document of a guide with this name.
-pub(super) fn document(yaml: &str, name: &str) -> Result<DynamicObject> {
+pub(crate) fn document(yaml: &str, name: &str) -> Result<DynamicObject> {
     let mut all = documents(yaml)?.into_iter();
     let found = all.find(|it| it.metadata.name.as_deref() == Some(name));
     found.with_context(|| format!("the guide has no {name}"))
