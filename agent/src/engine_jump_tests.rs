@@ -7,17 +7,6 @@ fn jump(seconds: i64) {
     STARTED.set(STARTED.get() + seconds);
 }
 
-/// An agent that has just delivered a credential.
-async fn delivered() -> Agent {
-    let mut agent = Agent::new();
-    agent.bind(1);
-    agent.publish().await;
-    agent
-        .until("delivered", |agent, _| agent.delivered().is_some())
-        .await;
-    agent
-}
-
 impl Agent {
     fn calls(&self) -> i64 {
         self.source.0.lock().unwrap().calls
@@ -31,7 +20,7 @@ impl Agent {
 
 #[tokio::test(start_paused = true)]
 async fn what_expired_while_the_machine_slept_is_removed_and_renewed_at_the_first_turn() {
-    let mut agent = delivered().await;
+    let mut agent = Agent::with_credential().await;
     agent.set(Mode::Hang);
     let calls = agent.calls();
     jump(8 * 3600);
@@ -65,7 +54,7 @@ async fn what_expired_while_the_machine_slept_is_removed_and_renewed_at_the_firs
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_lengthens_no_credential() {
-    let mut agent = delivered().await;
+    let mut agent = Agent::with_credential().await;
     let obtained = Instant::now();
     jump(-3600);
     agent.set(Mode::Refuse(Code::IssuerUnavailable));
@@ -84,7 +73,7 @@ async fn a_clock_that_is_set_back_lengthens_no_credential() {
 
 #[tokio::test(start_paused = true)]
 async fn renewals_go_on_after_a_clock_was_set_back() {
-    let agent = delivered().await;
+    let agent = Agent::with_credential().await;
     let first = agent.delivered();
     jump(-3600);
     tokio::time::sleep(Duration::from_secs(50)).await;

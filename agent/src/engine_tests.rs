@@ -160,6 +160,17 @@ impl Agent {
         self.source.0.lock().unwrap().mode = mode;
     }
 
+    /// One that has just delivered its first credential.
+    async fn with_credential() -> Self {
+        let mut agent = Self::new();
+        agent.bind(1);
+        agent.publish().await;
+        agent
+            .until("delivered", |agent, _| agent.delivered().is_some())
+            .await;
+        agent
+    }
+
     fn bind(&self, generation: i64) {
         let mut binding = cluster(1);
         binding.generation = generation;
@@ -287,12 +298,7 @@ async fn a_refusal_is_reported_and_a_changed_binding_tried_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn the_last_good_credential_stays_until_it_expires_also_across_a_restart() {
-    let mut agent = Agent::new();
-    agent.bind(1);
-    agent.publish().await;
-    agent
-        .until("delivered", |agent, _| agent.delivered().is_some())
-        .await;
+    let mut agent = Agent::with_credential().await;
     let expiry = agent.delivered().unwrap();
     agent.set(Mode::Refuse(Code::IssuerUnavailable));
     agent.restart();
@@ -318,12 +324,7 @@ async fn the_last_good_credential_stays_until_it_expires_also_across_a_restart()
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_wants_any_more_is_removed() {
-    let mut agent = Agent::new();
-    agent.bind(1);
-    agent.publish().await;
-    agent
-        .until("delivered", |agent, _| agent.delivered().is_some())
-        .await;
+    let mut agent = Agent::with_credential().await;
     agent.bindings.send_replace(Some(Arc::default()));
     agent
         .until("removed", |agent, report| {

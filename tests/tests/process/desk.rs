@@ -44,7 +44,7 @@ pub(crate) fn application(
     json!({
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Application",
-        "metadata": { "name": name },
+        "metadata": { "name": name, "namespace": ARGOCD },
         "spec": {
             "project": project,
             "source": { "repoURL": repository, "chart": chart, "targetRevision": "1.0.0" },

@@ -13,7 +13,7 @@ use harness::targets::{identity, secret};
 use harness::teams::app_project;
 use harness::token_server::{ISSUER, TokenServer};
 use harness::upstreams::{Server, Trusted};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::case::{Case, shared};
 use crate::desk;
@@ -109,23 +109,8 @@ impl Realm {
         chart: &str,
         namespace: &str,
     ) -> Value {
-        json!({
-            "apiVersion": "argoproj.io/v1alpha1",
-            "kind": "Application",
-            "metadata": { "name": name, "namespace": ARGOCD },
-            "spec": {
-                "project": project,
-                "source": {
-                    "repoURL": format!("{}/prod/charts", self.host),
-                    "chart": chart,
-                    "targetRevision": VERSION,
-                },
-                "destination": {
-                    "server": "https://kubernetes.default.svc",
-                    "namespace": namespace,
-                },
-            },
-        })
+        let repository = format!("{}/prod/charts", self.host);
+        desk::application(name, project, &repository, chart, namespace)
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use harness::hosts;
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -44,8 +45,8 @@ pub(crate) fn docker_config(path: &Path) -> Result<BTreeMap<String, Login>> {
     logins(&bytes)
 }
 
-/// The logins of a Docker configuration, by host. Amazon's, whose passwords are no tokens that could be read, are left
-/// out: the trials of its guide put some beside.
+/// The logins of a Docker configuration, by host. Those of guides and pages, whose trials put some beside, are left out:
+/// not every cloud's password is a token that can be read.
 pub(crate) fn logins(bytes: &[u8]) -> Result<BTreeMap<String, Login>> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -62,18 +63,17 @@ pub(crate) fn logins(bytes: &[u8]) -> Result<BTreeMap<String, Login>> {
         let decoded = STANDARD.decode(entry.auth).context("a torn login")?;
         let decoded = String::from_utf8(decoded).context("a torn login")?;
         let (user, token) = decoded.split_once(':').context("a torn login")?;
-        if user == "AWS" {
-            return Ok(None);
-        }
-        anyhow::Ok(Some(Login {
+        anyhow::Ok(Login {
             user: user.to_owned(),
             token: token.to_owned(),
             expires_at: expiry(&claims(token)?)?,
-        }))
+        })
     };
-    let logins = file.auths.into_iter();
-    let logins = logins.map(|(host, entry)| Ok(login(entry)?.map(|login| (host, login))));
-    logins.filter_map(Result::transpose).collect()
+    let is_own = |host: &str| hosts::ALL.iter().all(|(name, _)| *name != host);
+    let logins = file.auths.into_iter().filter(|(host, _)| is_own(host));
+    logins
+        .map(|(host, entry)| Ok((host, login(entry)?)))
+        .collect()
 }
 
 /// The token of an ExecCredential.
