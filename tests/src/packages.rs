@@ -28,6 +28,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
+    // Some networks are made here: a node's, and that of a demo beside others.
+    ("ip", "iproute2"),
 ];
 
 /// The file behind Debian's `redis-server`; it acts by the name that it is called.
@@ -35,7 +37,6 @@ pub(crate) const REDIS_PROGRAM: &str = "redis-check-rdb";
 
 /// What a real node needs besides.
 const NEEDED_FOR_NODE: &[(&str, &str)] = &[
-    ("ip", "iproute2"),
     ("iptables", "iptables"),
     ("runc", "runc"),
     // Not on PATH, as CNI has it.
