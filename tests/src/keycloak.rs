@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::any;
+use axum::extract::Request;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
@@ -21,6 +19,7 @@ use crate::packages;
 use crate::ports;
 use crate::process::{Process, output};
 use crate::progress;
+use crate::relay;
 
 const VERSION: &str = "26.4.7";
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy";
@@ -70,6 +69,7 @@ pub enum Keys {
 /// A running Keycloak. It stops when this is dropped.
 pub struct Keycloak {
     _process: Process,
+    host: String,
     url: String,
     client: Client,
     token: String,
@@ -144,6 +144,7 @@ impl Keycloak {
             .to_owned();
         Ok(Self {
             _process: process,
+            host: options.host.to_owned(),
             url,
             client,
             token,
@@ -210,29 +211,11 @@ impl Keycloak {
 
     /// Everything that it serves, for a server with TLS.
     pub fn routes(&self) -> Router {
-        let state = (self.url.clone(), self.client.clone());
-        Router::new().fallback(any(forward)).with_state(state)
+        let (client, url, host) = (self.client.clone(), self.url.clone(), self.host.clone());
+        Router::new().fallback(async move |request: Request| {
+            relay::relay(&client, &url, &host, request).await
+        })
     }
-}
-
-async fn forward(State((url, client)): State<(String, Client)>, request: Request) -> Response {
-    let forwarded = async {
-        let (parts, body) = request.into_parts();
-        let path = parts.uri.path_and_query().map_or("/", |it| it.as_str());
-        let body = axum::body::to_bytes(body, 1 << 20).await?;
-        let mut onward = client
-            .request(parts.method, format!("{url}{path}"))
-            .body(body);
-        if let Some(kind) = parts.headers.get("content-type") {
-            onward = onward.header("content-type", kind);
-        }
-        let answer = onward.send().await?;
-        anyhow::Ok((answer.status(), answer.bytes().await?).into_response())
-    };
-    let failed = |error: anyhow::Error| {
-        (reqwest::StatusCode::BAD_GATEWAY, format!("{error:#}")).into_response()
-    };
-    forwarded.await.unwrap_or_else(failed)
 }
 
 fn text(value: &Value) -> Result<String> {

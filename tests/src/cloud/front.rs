@@ -1,8 +1,7 @@
 //! The real registry behind a cloud's token realm.
 //!
 //! Flows in: who a client of the realm is and what it may pull, and charts. Flows out: registry tokens, and the
-//! registry's content.
-//! The registry verifies each token itself.
+//! registry's content. The registry verifies each token itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};

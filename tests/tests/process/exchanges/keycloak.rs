@@ -21,6 +21,7 @@ use harness::token_server::{ISSUER, Shown};
 use harness::upstreams::{Server, Trusted};
 use serde_json::{Map, Value};
 
+use super::page::Page;
 use super::realm::{Realm, SERVICE, Settings};
 use crate::api::Rest;
 use crate::case::{Case, shared};
@@ -115,19 +116,19 @@ impl Sso {
 
 /// The values of the page's Secret for token exchange, for a project of ours, its hosts being ours.
 fn values(sso: &Sso, registry: &str, project: &str) -> Result<Map<String, Value>> {
-    let (_, section) = PAGE
-        .split_once("## Token exchange (RFC 8693)\n```yaml\n")
-        .context("the page has no Secret")?;
-    let (yaml, _) = section.split_once("```").context("no end")?;
-    let theirs = "https://sso.example.org/realms/prod";
-    ensure!(yaml.contains(theirs), "the page has another Keycloak");
-    let yaml = yaml
-        .replace(theirs, &sso.realm)
-        .replace("registry.example.org", registry)
-        .replace("project: production", &format!("project: {project}"));
-    let mut object: Value = serde_saphyr::from_str(&yaml).context("read the page's Secret")?;
-    let values = object["stringData"].take();
-    serde_json::from_value(values).context("the page's Secret has no values")
+    let project = format!("project: {project}");
+    let names = [
+        ("https://sso.example.org/realms/prod", sso.realm.as_str()),
+        ("registry.example.org", registry),
+        ("project: production", &project),
+    ];
+    let values = Page::read(PAGE, &names)?.values()?;
+    let url = values
+        .get("workloadIdentityTokenURL")
+        .and_then(Value::as_str);
+    let is_ours = url.is_some_and(|it| it.starts_with(&sso.realm));
+    ensure!(is_ours, "the page has another Keycloak: {url:?}");
+    Ok(values)
 }
 
 async fn access_tokens_of_keycloak(scene: &Scene) -> Result<()> {

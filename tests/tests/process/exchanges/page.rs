@@ -1,7 +1,7 @@
 //! A page of the documentation as its reader takes it: its YAML, with names of their own in place of those in capitals.
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The objects and parts of objects that a page shows.
 pub(super) struct Page(Vec<Value>);
@@ -23,6 +23,12 @@ impl Page {
         found
             .cloned()
             .with_context(|| format!("there is no {kind}"))
+    }
+
+    /// The `stringData` of the first Secret.
+    pub(super) fn values(&self) -> Result<Map<String, Value>> {
+        let found = self.0.iter().find_map(|it| it["stringData"].as_object());
+        found.cloned().context("there is no Secret")
     }
 
     /// The `source` of the Application.
