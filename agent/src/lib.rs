@@ -24,6 +24,7 @@ pub mod bindings;
 pub mod config;
 pub mod csi;
 pub mod demand;
+pub mod docker_config;
 pub mod engine;
 pub mod exchange;
 pub mod health;

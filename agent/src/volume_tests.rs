@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::docker_config::{self, BasicCredential};
 use serde_json::json;
-use shared::docker_config::{self, BasicCredential};
 use shared::exec_credential::ExecCredential;
 use shared::layout;
 use shared::registry::RegistryHost;

@@ -6,19 +6,14 @@
 //! There is no IO, no async runtime and no Kubernetes client in this crate:
 //! text and bytes flow in, types and named errors flow out.
 
-pub mod addresses;
 pub mod allow_list;
-pub mod annotations;
 pub mod binding;
-pub mod challenge;
 pub mod clouds;
 pub mod conflicts;
-pub mod docker_config;
 pub mod errors;
 pub mod exec_credential;
 pub mod identity_api;
 pub mod layout;
 pub mod proxy_view;
 pub mod registry;
-pub mod secrets;
 pub mod selectors;

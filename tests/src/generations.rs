@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use agent::docker_config::{self, BasicCredential};
 use agent::store::{Directory, FileName, Store};
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD as BASE64};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use shared::docker_config::{self, BasicCredential};
 use shared::exec_credential::ExecCredential;
 use shared::layout;
 use shared::registry::RegistryHost;

@@ -222,7 +222,7 @@ impl NodeScene {
     /// # Errors
     /// With kubectl's own words.
     pub async fn opt_in(&self) -> Result<()> {
-        let label = format!("{}=enabled", shared::annotations::INJECT);
+        let label = format!("{}=enabled", control_plane_core::annotations::INJECT);
         self.kubectl(&["label", "namespace", ARGOCD, &label, "--overwrite"])
             .await?;
         let mut restart = vec!["-n", ARGOCD, "rollout", "restart"];

@@ -175,6 +175,6 @@ impl Surroundings {
 pub fn namespace(name: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels: {{{}: enabled}}\n",
-        shared::annotations::INJECT
+        control_plane_core::annotations::INJECT
     )
 }

@@ -343,7 +343,7 @@ pub fn secret(name: &str, secret_type: &str, values: &[(&str, &str)]) -> String 
         "metadata": {
             "name": name,
             "namespace": ARGOCD,
-            "labels": { shared::secrets::SECRET_TYPE: secret_type },
+            "labels": { control_plane_core::secret::SECRET_TYPE: secret_type },
         },
         "stringData": data,
     })

@@ -10,17 +10,14 @@
 //! [`config`] turns the command line into a validated configuration, [`run`]
 //! starts the parts and stops them in order.
 
-pub mod account;
-pub mod admission;
 pub mod cli;
 pub mod config;
 pub mod controller;
-pub mod derive;
 pub mod issuer;
 pub mod key_secret;
 pub mod lease;
 pub mod metrics;
-pub mod proxy_key;
+mod proxy_key_secret;
 pub mod readiness;
 pub mod report;
 pub mod run;

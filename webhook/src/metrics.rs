@@ -1,17 +1,17 @@
 //! Prometheus metrics: verdicts and events flow in, counted series flow out.
 //!
-//! Every label is a closed enum, so that no request can make a new series.
+//! Every label is a word of a closed enum, so that no request can make a new
+//! series.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use shared::errors::Code;
 
-use crate::admission::{Label, Outcome, Path, Skip, Verdict};
+use control_plane_core::admission::{Outcome, Path, Verdict};
 
 /// Upper bounds in seconds: an API server waits for up to 10 s, a decision
 /// takes far less than a millisecond.
@@ -91,7 +91,8 @@ impl Metrics {
 
     /// Counts an answered admission request.
     pub fn answered(&self, path: Path, verdict: &Verdict, took: Duration) {
-        let label = verdict.label();
+        let path = path.as_str();
+        let label = verdict.label().as_str();
         self.requests
             .get_or_create(&RequestLabels {
                 path,
@@ -102,16 +103,16 @@ impl Metrics {
             .get_or_create(&PathLabels { path })
             .observe(took.as_secs_f64());
         for warning in &verdict.warnings {
-            let code = CodeLabel(warning.code);
+            let code = warning.code.as_str();
             self.warnings.get_or_create(&CodeLabels { code }).inc();
         }
         match &verdict.outcome {
             Outcome::Skip(reason) => {
-                let reason = *reason;
+                let reason = reason.as_str();
                 self.skips.get_or_create(&SkipLabels { path, reason }).inc();
             }
             Outcome::Deny(error) => {
-                let code = CodeLabel(error.code);
+                let code = error.code.as_str();
                 self.denials.get_or_create(&CodeLabels { code }).inc();
             }
             Outcome::Patch(_) => {}
@@ -120,6 +121,7 @@ impl Metrics {
 
     /// Counts a request that got no AdmissionReview.
     pub fn refused(&self, path: Path, reason: Refused) {
+        let (path, reason) = (path.as_str(), reason.as_str());
         let labels = RefusalLabels { path, reason };
         self.refusals.get_or_create(&labels).inc();
     }
@@ -128,8 +130,8 @@ impl Metrics {
     /// the certificate in Unix seconds, `None` if it was not taken.
     pub fn certificate_loaded(&self, expiry: Option<i64>) {
         let result = match expiry {
-            Some(_) => Load::Ok,
-            None => Load::Error,
+            Some(_) => "ok",
+            None => "error",
         };
         self.certificate_loads
             .get_or_create(&LoadLabels { result })
@@ -164,79 +166,44 @@ impl Refused {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Load {
-    Ok,
-    Error,
-}
-
-impl Load {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Error => "error",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct CodeLabel(Code);
-
-impl CodeLabel {
-    const fn as_str(self) -> &'static str {
-        self.0.as_str()
-    }
-}
-
-macro_rules! label_values {
-    ($($name:ident)*) => {$(
-        impl EncodeLabelValue for $name {
-            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-                EncodeLabelValue::encode(&self.as_str(), encoder)
-            }
-        }
-    )*};
-}
-
-label_values! { Path Label Skip Refused Load CodeLabel }
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
-    path: Path,
-    verdict: Label,
+    path: &'static str,
+    verdict: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabels {
-    path: Path,
-    reason: Refused,
+    path: &'static str,
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PathLabels {
-    path: Path,
+    path: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SkipLabels {
-    path: Path,
-    reason: Skip,
+    path: &'static str,
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabels {
-    code: CodeLabel,
+    code: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LoadLabels {
-    result: Load,
+    result: &'static str,
 }
 
 #[cfg(test)]
 mod tests {
+    use control_plane_core::admission::Skip;
     use prometheus_client::encoding::text;
-    use shared::errors::Named;
+    use shared::errors::{Code, Named};
 
     use super::*;
 

@@ -18,8 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    admission::{Rules, pods::PodConfig, secrets::SecretRules},
-    config::{Config, Image, Namespace, ServeArgs},
+    config::{Config, ServeArgs},
     controller::{self, ControllerConfig},
     issuer::{
         self,
@@ -32,11 +31,13 @@ use crate::{
     },
     key_secret,
     metrics::Metrics,
-    proxy_key::{ProxyKeyring, ProxyKeys},
     readiness::{self, Gate, Readiness},
     server::{self, Drain},
     tls::{Certificates, Reloader},
 };
+use control_plane_core::admission::{Rules, pods::PodConfig, secrets::SecretRules};
+use control_plane_core::proxy_key::{ProxyKeyring, ProxyKeys};
+use control_plane_core::settings::{Image, Namespace};
 
 /// Runs the control plane as the command line says.
 ///

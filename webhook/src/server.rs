@@ -34,11 +34,11 @@ use tokio::{
 };
 
 use crate::{
-    admission::{self, Path, Rules},
     metrics::{Metrics, Refused},
     readiness::Readiness,
     tls::Certificates,
 };
+use control_plane_core::admission::{self, Path, Rules};
 
 /// `object` and `oldObject` of an UPDATE, each up to the API server's 3 MiB,
 /// with room for the rest.

@@ -5,6 +5,9 @@
 //! Controller and identity API both come through here. The Secret's values,
 //! which may hold static credentials, are wiped before this returns.
 
+use control_plane_core::secret::{
+    SECRET_TYPE, SecretKind, SecretValues, WorkloadIdentity, key, parse,
+};
 use k8s_openapi::{
     api::core::v1::{Secret, ServiceAccount},
     jiff::Timestamp,
@@ -13,15 +16,12 @@ use kube::{Api, Client};
 use shared::{
     binding::{CredentialBindingSpec, Delivery},
     errors::{Code, Named},
-    secrets::{SECRET_TYPE, WorkloadIdentity, key},
 };
 use zeroize::Zeroize;
 
-use crate::{
-    account::{self, Annotations},
-    derive::{self, Derivation, object_name},
-    proxy_key::{self, Written},
-};
+use control_plane_core::derive::account::{self, Annotations};
+use control_plane_core::derive::{self, Derivation, object_name};
+use control_plane_core::proxy_key::{self, Written};
 
 /// The Secret that a binding belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +85,7 @@ pub async fn fetch(
             let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
             let account = &spec.identity.service_account;
             let found = accounts.get_metadata_opt(account).await?;
-            let found = found.map(|found| Annotations::read(&found.metadata));
+            let found = found.map(|found| Annotations::read(found.metadata.annotations.as_ref()));
             account::complete(namespace, name, spec, found.as_ref())
         }
         _ => None,
@@ -106,7 +106,7 @@ pub fn derive(derivation: &Derivation, secret: &Secret) -> Derived {
         uid: metadata.uid.clone().unwrap_or_default(),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
     };
-    let spec = match derive::read(secret) {
+    let spec = match read(secret) {
         Ok(None) => return Derived::Unused(owner),
         Ok(Some(parsed)) => derivation.binding(namespace, &owner.name, &parsed),
         Err(problems) => Err(problems),
@@ -148,8 +148,7 @@ pub fn notices(derivation: &Derivation, secret: &Secret, derived: &Derived) -> V
         return notices.into_iter().collect();
     }
     let keys = derivation.proxy_keys.as_ref().and_then(|ring| ring.keys());
-    let (Some(keys), Ok(Some(WorkloadIdentity::Repository(parsed)))) = (keys, derive::read(secret))
-    else {
+    let (Some(keys), Ok(Some(WorkloadIdentity::Repository(parsed)))) = (keys, read(secret)) else {
         return Vec::new();
     };
     let url = parsed.written_url();
@@ -168,6 +167,26 @@ pub fn notices(derivation: &Derivation, secret: &Secret, derived: &Derived) -> V
     notices
 }
 
+/// Reads a Secret from the API. `None` when it has no workload identity.
+///
+/// # Errors
+/// Every problem that the Secret has.
+pub fn read(secret: &Secret) -> Result<Option<WorkloadIdentity>, Vec<Named>> {
+    let metadata = &secret.metadata;
+    let label = metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(SECRET_TYPE));
+    let Some(kind) = label.and_then(|label| SecretKind::from_label(label)) else {
+        return Ok(None);
+    };
+    let data = secret.data.iter().flatten();
+    let values = SecretValues::from_bytes(data.map(|(name, value)| (name.as_str(), &*value.0)));
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let name = metadata.name.as_deref().unwrap_or_default();
+    parse(kind, &object_name(namespace, name), &values)
+}
+
 /// Overwrites the values of a Secret that is about to be dropped.
 pub fn wipe(secret: &mut Secret) {
     for value in secret.data.iter_mut().flat_map(|data| data.values_mut()) {
@@ -182,7 +201,16 @@ pub(crate) mod tests {
     use shared::{allow_list::AllowList, binding::undeliverable};
 
     use super::*;
-    use crate::proxy_key::tests::ring;
+    use control_plane_core::proxy_key::{ProxyKeyring, ProxyKeys};
+
+    /// A ring with these keys, each 32 times one byte.
+    fn ring(current: u8, previous: Option<u8>) -> ProxyKeyring {
+        let ring = ProxyKeyring::default();
+        let previous = previous.map(|byte| [byte; 32]);
+        let keys = ProxyKeys::new(&[current; 32], previous.as_ref().map(|key| &key[..]));
+        ring.replace(keys.unwrap());
+        ring
+    }
 
     /// The installation of the tests.
     pub(crate) fn derivation() -> Derivation {
@@ -239,6 +267,10 @@ pub(crate) mod tests {
     fn a_secret_is_absent_unused_invalid_or_valid() {
         let derivation = derivation();
         let plain = secret("repository", "plain", &[("url", "https://a.example.org/x")]);
+        let other = secret("other", "quay", &[("useWorkloadIdentity", "true")]);
+        for nobodys in [&other, &Secret::default()] {
+            assert!(matches!(derive(&derivation, nobodys), Derived::Unused(_)));
+        }
         assert!(
             matches!(derive(&derivation, &plain), Derived::Unused(owner) if owner.uid == "uid-plain")
         );
@@ -276,7 +308,7 @@ pub(crate) mod tests {
             found.iter().map(|notice| notice.code).collect()
         };
         let value = |key: u8, name: &str| {
-            let parsed = match derive::read(&of_project(name, None)) {
+            let parsed = match read(&of_project(name, None)) {
                 Ok(Some(WorkloadIdentity::Repository(parsed))) => parsed,
                 other => panic!("{other:?}"),
             };
@@ -332,7 +364,7 @@ pub(crate) mod tests {
     fn without_a_key_nothing_is_written_and_an_identity_is_still_given() {
         let secret = of_project("quay", None);
         let mut derivation = derivation();
-        derivation.proxy_keys = Some(crate::proxy_key::ProxyKeyring::default());
+        derivation.proxy_keys = Some(control_plane_core::proxy_key::ProxyKeyring::default());
         match derive(&derivation, &secret) {
             Derived::Invalid(_, problems) => {
                 assert_eq!(problems[0].code, Code::ProxyKeyUnavailable);

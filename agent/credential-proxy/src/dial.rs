@@ -10,8 +10,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use agent_net::addresses;
 use secrecy::ExposeSecret;
-use shared::addresses;
 use shared::errors::{Code, Named};
 use shared::proxy_view::ProxyBinding;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

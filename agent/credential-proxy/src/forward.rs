@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use agent_net::challenge::{self, Challenge};
 use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri};
@@ -15,7 +16,6 @@ use hyper::body::{Body as _, Incoming};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use shared::binding::ProxyKind;
-use shared::challenge::{self, Challenge};
 use shared::errors::{Code, Named};
 use shared::proxy_view::{ProxyBinding, ProxyCredential, ProxySecret};
 use zeroize::Zeroizing;

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
+use agent_net::challenge;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::header::{ACCEPT, AUTHORIZATION, HeaderValue};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use secrecy::SecretString;
 use serde::Deserialize;
-use shared::challenge;
 use shared::errors::{Code, Named};
 use shared::proxy_view::{ProxyBinding, ProxyCredential};
 use url::Url;

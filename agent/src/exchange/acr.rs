@@ -4,12 +4,12 @@
 //! registry takes for a refresh token of its own: a JWT that is the password of
 //! a fixed user for about three hours (ACR's `AAD-OAuth.md`).
 
+use crate::docker_config::BasicCredential;
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use shared::binding::{CloudAccount, Exchange as Parameters};
 use shared::clouds::azure;
-use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 

@@ -5,8 +5,8 @@
 //! Authentication Specification"). What is delivered to it is the identity
 //! itself, after the realm has taken it here once.
 
+use crate::docker_config::BasicCredential;
 use shared::binding::Exchange as Parameters;
-use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 

@@ -5,6 +5,7 @@
 //! API, `generateAccessToken`). The access token is the password of the user
 //! `oauth2accesstoken` until `expireTime`.
 
+use crate::docker_config::BasicCredential;
 use jiff::Timestamp;
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
@@ -12,7 +13,6 @@ use serde::Deserialize;
 use serde_json::json;
 use shared::binding::{CloudAccount, Exchange as Parameters};
 use shared::clouds::gcp;
-use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 

@@ -2,11 +2,11 @@
 //! without a scope, to see that it is taken (distribution, "Token Authentication
 //! Specification"). The registry token that comes of it is not used.
 
+use crate::docker_config::BasicCredential;
+use agent_net::challenge;
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use shared::challenge;
-use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 use url::Url;

@@ -22,9 +22,9 @@ mod trade;
 
 use std::future::Future;
 
+use crate::docker_config::BasicCredential;
 use secrecy::SecretString;
 use shared::clouds;
-use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 
 use crate::demand::Key;

@@ -6,12 +6,12 @@
 //! credential, then what the challenge asks for (OCI distribution specification,
 //! end-1). Git and chart servers have no such endpoint, and are not asked.
 
+use crate::docker_config::BasicCredential;
+use agent_net::challenge::{self, Challenge};
 use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use shared::binding::Exchange as Parameters;
-use shared::challenge::{self, Challenge};
-use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 use url::Url;

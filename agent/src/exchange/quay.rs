@@ -4,11 +4,11 @@
 //! here (quay, `endpoints/oauth/robot_identity_federation.py`; the words are
 //! the upstream's).
 
+use crate::docker_config::BasicCredential;
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use shared::binding::Exchange as Parameters;
-use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 

@@ -8,12 +8,12 @@
 
 use std::time::Duration;
 
+use crate::docker_config::BasicCredential;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use shared::binding::{Exchange as Parameters, reserved_parameter};
-use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 use url::Url;

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::docker_config::{self, BasicCredential};
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
-use shared::docker_config::{self, BasicCredential};
 use shared::errors::{Code, Named};
 use shared::exec_credential::ExecCredential;
 use shared::layout;

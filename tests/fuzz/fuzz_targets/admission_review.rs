@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use webhook::admission::{Path, Rules, review};
+use control_plane_core::admission::{Path, Rules, review};
 
 fuzz_target!(|body: &[u8]| {
     for path in Path::ALL {

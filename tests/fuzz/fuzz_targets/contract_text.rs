@@ -2,15 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shared::{
-    allow_list::AllowList,
-    annotations::PodOptions,
-    clouds::{aws::{self, EcrHost}, azure, gcp},
-    exec_credential::ApiVersion,
-    layout,
-    registry::{RegistryHost, RepositoryReference},
-    selectors::SelectorTemplate,
-};
+use shared::{allow_list::AllowList, clouds::{aws::{self, EcrHost}, azure, gcp}, exec_credential::ApiVersion, layout, registry::{RegistryHost, RepositoryReference}, selectors::SelectorTemplate};
+use control_plane_core::annotations::PodOptions;
 
 fuzz_target!(|text: &str| {
     if let Ok(host) = RegistryHost::parse(text) {

@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shared::{docker_config, exec_credential::ExecCredential};
+use shared::{exec_credential::ExecCredential};
+use agent::docker_config;
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = docker_config::parse(bytes);

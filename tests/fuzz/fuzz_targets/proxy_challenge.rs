@@ -3,13 +3,8 @@
 
 use credential_proxy::realm;
 use libfuzzer_sys::fuzz_target;
-use shared::{
-    allow_list::AllowList,
-    binding::ProxyKind,
-    challenge::{self, Challenge},
-    proxy_view::{KeyHash, ProxyBinding},
-    registry::RegistryHost,
-};
+use shared::{allow_list::AllowList, binding::ProxyKind, proxy_view::{KeyHash, ProxyBinding}, registry::RegistryHost};
+use agent_net::challenge::{self, Challenge};
 
 fn binding() -> ProxyBinding {
     ProxyBinding {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shared::secrets::{SecretKind, SecretValues, parse};
+use control_plane_core::secret::{SecretKind, SecretValues, parse};
 
 fuzz_target!(|data: &[u8]| {
     let lines = data.split(|byte| *byte == b'\n');

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use agent::docker_config::BasicCredential;
 use agent::exchange::Trade;
 use agent::identity::IdentityToken;
 use agent::refresh::Failure;
@@ -16,7 +17,6 @@ use reqwest::Method;
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 use shared::binding::{CloudAccount, Exchange as Parameters, ExchangeKind};
-use shared::docker_config::BasicCredential;
 use shared::errors::Code;
 
 use crate::clouds::{

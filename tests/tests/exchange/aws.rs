@@ -7,6 +7,7 @@ mod registry;
 
 use std::time::Duration;
 
+use agent::docker_config::BasicCredential;
 use agent::exchange::ecr::Ecr;
 use agent::exchange::{Credential, Exchange as _};
 use agent::identity::IdentityToken;
@@ -16,7 +17,6 @@ use harness::upstreams::{Issuer, Server, Upstreams};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret as _;
 use shared::binding::ExchangeKind;
-use shared::docker_config::BasicCredential;
 use shared::registry::RegistryHost;
 
 const AUDIENCE: &str = "sts.amazonaws.com";

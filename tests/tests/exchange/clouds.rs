@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agent::demand::Key;
+use agent::docker_config::BasicCredential;
 use agent::exchange::http::{Outlet, Upstream};
 use agent::exchange::{Credential, Trade, exchange};
 use agent::identity::{IdentityToken, Svid};
@@ -18,7 +19,6 @@ use reqwest::header::WWW_AUTHENTICATE;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use shared::binding::{CredentialKind, Exchange};
-use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 

@@ -1,6 +1,7 @@
 //! Google Artifact Registry: the agent's exchange against a stand-in of Google's token services, with the real registry
 //! behind it.
 
+use agent::docker_config::BasicCredential;
 use agent::exchange::Trade;
 use agent::identity::IdentityToken;
 use agent::refresh::Failure;
@@ -15,7 +16,6 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 use shared::binding::{CloudAccount, Exchange as Parameters, ExchangeKind};
-use shared::docker_config::BasicCredential;
 use shared::errors::Code;
 
 use crate::clouds::{

@@ -49,7 +49,7 @@ async fn admission_injects(scene: &Scene) -> Result<()> {
 }
 
 async fn pods_wait_and_break_glass_works(scene: &mut Scene) -> Result<()> {
-    let label = |value: &str| format!("{}{value}", shared::annotations::INJECT);
+    let label = |value: &str| format!("{}{value}", control_plane_core::annotations::INJECT);
     scene
         .node
         .kubectl(&["label", "namespace", ARGOCD, &label("=enabled")])
@@ -90,7 +90,8 @@ async fn pods_wait_and_break_glass_works(scene: &mut Scene) -> Result<()> {
     );
 
     let mut broken_glass = plain("broken-glass")?;
-    broken_glass["metadata"]["annotations"] = json!({ shared::annotations::INJECT: "disabled" });
+    broken_glass["metadata"]["annotations"] =
+        json!({ control_plane_core::annotations::INJECT: "disabled" });
     let broken_glass = scene.run(&broken_glass).await?;
     let volumes = broken_glass
         .spec

@@ -4,11 +4,11 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use control_plane_core::annotations::INJECT;
+use control_plane_core::secret::SECRET_TYPE;
 use futures::stream;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use shared::annotations::INJECT;
-use shared::secrets::SECRET_TYPE;
 
 use crate::case::{Case, shared};
 use crate::scene::Scene;

@@ -7,10 +7,10 @@ mod scale;
 mod spiffe;
 
 use anyhow::{Result, ensure};
-use serde_json::json;
-use shared::annotations::{
+use control_plane_core::annotations::{
     COMPONENT, CONTAINERS, CREDENTIALS, EXCLUDE_CONTAINERS, EXEC_AUTH, INJECT, INJECTED,
 };
+use serde_json::json;
 use shared::layout::PROXY_CONTAINER;
 
 use self::bench::{Bench, container};

@@ -7,10 +7,10 @@ mod refusals;
 mod values;
 
 use anyhow::{Result, ensure};
+use control_plane_core::annotations::REMOVE_STATIC_CREDENTIALS;
 use harness::admission::Answer;
 use harness::control_plane::documents;
 use serde_json::{Value, json};
-use shared::annotations::REMOVE_STATIC_CREDENTIALS;
 
 use self::values::{Values, encoded, repository, secret, shown, stored, with};
 use crate::api::{Rest, codes};

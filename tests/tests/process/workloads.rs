@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use control_plane_core::annotations::{INJECT, INJECT_SOURCE, INJECTED};
 use harness::control_plane::apply;
 use harness::process::wait_until;
 use serde_json::{Value, json};
-use shared::annotations::{INJECT, INJECT_SOURCE, INJECTED};
 
 use crate::api::{Rest, codes, refusal};
 use crate::case::{Case, shared};

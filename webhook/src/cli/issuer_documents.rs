@@ -19,7 +19,6 @@ use zeroize::Zeroizing;
 
 use super::Outcome;
 use crate::{
-    config::{IssuerUrl, Namespace, one},
     issuer::{
         documents::{self, DISCOVERY_PATH, KEYS_PATH},
         keys::{PUBLISHED, PublicJwk, SECRET, SECRET_KEY},
@@ -27,6 +26,7 @@ use crate::{
     run::client,
     source::wipe,
 };
+use control_plane_core::settings::{IssuerUrl, Namespace, one};
 
 /// Settings as they are typed.
 #[derive(Debug, Clone, Args)]

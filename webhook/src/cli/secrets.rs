@@ -8,20 +8,16 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use base64::{Engine, engine::general_purpose::STANDARD};
+use control_plane_core::secret::{SECRET_TYPE, SecretKind};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, api::ListParams};
 use serde_json::Value;
-use shared::{
-    errors::{Code, Named},
-    secrets::{SECRET_TYPE, SecretKind},
-};
+use shared::errors::{Code, Named};
 use zeroize::Zeroize;
 
-use crate::{
-    config::{Namespace, is_dns_label, is_dns_subdomain},
-    derive::object_name,
-    source::wipe,
-};
+use crate::source::wipe;
+use control_plane_core::derive::object_name;
+use control_plane_core::settings::{Namespace, is_dns_label, is_dns_subdomain};
 
 /// Hands every Secret of Argo CD in these namespaces to `take`.
 ///

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn parse(extra: &[&str]) -> Result<Config, ConfigError> {
+fn parse(extra: &[&str]) -> Result<Config, SettingError> {
     let required = ["argocd-identity", "serve"];
     let mut flags = vec![
         "--trust-domain=example.org",

@@ -31,10 +31,10 @@ use super::{
     world::{Key, Snapshot},
 };
 use crate::{
-    derive::{Derivation, object_name},
     issuer::keys::InForce,
     source::{self, Derived, Found, Owner},
 };
+use control_plane_core::derive::{Derivation, object_name};
 
 /// Why a binding could not be brought up to date.
 #[derive(Debug, thiserror::Error)]

@@ -28,6 +28,7 @@ pub mod world;
 
 use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
+use control_plane_core::secret::SECRET_TYPE;
 use futures::{StreamExt, stream::BoxStream, stream::FuturesUnordered, stream::select_all};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use kube::{
@@ -39,7 +40,6 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use shared::secrets::SECRET_TYPE;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::{
@@ -49,10 +49,10 @@ use self::{
     world::{Change, Key, World},
 };
 use crate::{
-    derive::Derivation,
     issuer::keys::InForce,
     lease::{ApiLease, Election, Timing},
 };
+use control_plane_core::derive::Derivation;
 
 /// Name of the Lease, in the installation's namespace.
 pub const LEASE: &str = "argocd-identity-controller";

@@ -2,12 +2,10 @@
 //! whether it is a repo-server and has the credential proxy flows out. Never
 //! fails.
 
+use control_plane_core::annotations::{APP_NAME, COMPONENT, Component};
 use kube::core::DynamicObject;
 use serde_json::Value;
-use shared::{
-    annotations::{APP_NAME, COMPONENT, Component},
-    layout::PROXY_CONTAINER,
-};
+use shared::layout::PROXY_CONTAINER;
 
 /// A pod of Argo CD's repo-server.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use shared::{
 };
 
 use super::{binding::Binding, pod::RepoServer};
-use crate::account::{self, Annotations};
+use control_plane_core::derive::account::{self, Annotations};
 
 /// A Secret and its binding, which share a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,7 +106,7 @@ impl World {
             Change::ServiceAccount(namespace, event) => {
                 let known = self.namespace(&namespace);
                 let named = |account: PartialObjectMeta<ServiceAccount>| {
-                    let annotations = Annotations::read(&account.metadata);
+                    let annotations = Annotations::read(account.metadata.annotations.as_ref());
                     (account.metadata.name.unwrap_or_default(), annotations)
                 };
                 let deltas = known.service_accounts.apply(event, named);

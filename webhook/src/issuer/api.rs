@@ -33,7 +33,7 @@ use super::{
     svid,
     token_request::Minter,
 };
-use crate::config::IssuerUrl;
+use control_plane_core::settings::IssuerUrl;
 
 /// Two tokens and two names fit many times.
 const BODY_LIMIT: usize = 64 * 1024;

@@ -297,7 +297,10 @@ pub fn grant(
             format!("CredentialBinding {namespace}/{name}: {account} is not one of {expected}"),
         ));
     }
-    match undeliverable(&crate::derive::object_name(namespace, name), spec) {
+    match undeliverable(
+        &control_plane_core::derive::object_name(namespace, name),
+        spec,
+    ) {
         Some(error) => Err(error),
         None => Ok(Grant {
             namespace: namespace.clone(),

@@ -14,7 +14,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::keys::{Algorithm, Keyring, PublicJwk};
-use crate::config::IssuerUrl;
+use control_plane_core::settings::IssuerUrl;
 
 /// Path of the discovery document below the issuer.
 pub const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";

@@ -16,10 +16,8 @@ use shared::{
 use zeroize::Zeroize;
 
 use super::authorize::{Consumer, PodState, ReviewedToken};
-use crate::{
-    derive::{Derivation, object_name},
-    source::{self, Derived, Owner},
-};
+use crate::source::{self, Derived, Owner};
+use control_plane_core::derive::{Derivation, object_name};
 
 /// A binding as its Secret and service account make it.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use super::{
     authorize::Grant,
     keys::{KeyError, SigningKey},
 };
-use crate::config::IssuerUrl;
+use control_plane_core::settings::IssuerUrl;
 
 /// A signed token.
 #[derive(Debug)]

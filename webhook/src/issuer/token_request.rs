@@ -30,7 +30,8 @@ use super::{
     authorize::{Grant, ReviewedToken},
     reviewer::{Reviewer, unavailable},
 };
-use crate::{derive::object_name, source::Owner};
+use crate::source::Owner;
+use control_plane_core::derive::object_name;
 
 /// Kubernetes makes none of a shorter life.
 const SHORTEST: Duration = Duration::from_secs(600);

@@ -17,6 +17,7 @@ mod connector;
 mod errors;
 mod place;
 
+use crate::docker_config::BasicCredential;
 use aws_sdk_sts::config::{
     AppName, BehaviorVersion, Credentials, SharedCredentialsProvider, StalledStreamProtectionConfig,
 };
@@ -26,7 +27,6 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use shared::binding::{CloudAccount, Exchange as Parameters, ExchangeKind};
-use shared::docker_config::BasicCredential;
 use shared::errors::{Code, Named};
 use shared::registry::RegistryHost;
 use tracing::instrument::WithSubscriber;

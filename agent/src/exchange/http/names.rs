@@ -4,8 +4,8 @@ use std::error::Error as StdError;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use agent_net::addresses::refused;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use shared::addresses::refused;
 
 /// Resolves as the system does.
 #[derive(Debug, Clone, Copy, Default)]

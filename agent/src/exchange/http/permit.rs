@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
+use agent_net::addresses::refused;
 use reqwest::Url;
-use shared::addresses::refused;
 use shared::allow_list::AllowList;
 use shared::binding::ExchangeKind;
 use shared::clouds;

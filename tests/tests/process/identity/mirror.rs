@@ -5,13 +5,13 @@
 //! token of a service account that runs nowhere on it.
 
 use anyhow::{Context as _, Result, bail, ensure};
+use control_plane_core::annotations::{COMPONENT, INJECT};
 use harness::scene::ARGOCD;
 use kube::config::AuthInfo;
 use kube::{Client, Config};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
-use shared::annotations::{COMPONENT, INJECT};
 use shared::errors::Code;
 use shared::layout::TOKEN_AUDIENCE;
 

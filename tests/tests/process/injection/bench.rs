@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, Result, ensure};
+use control_plane_core::annotations::INJECT;
 use futures::future::try_join_all;
 use harness::admission::Answer;
 use serde_json::{Value, json};
-use shared::annotations::INJECT;
 
 use super::pods::Stock;
 use crate::additions::additions;

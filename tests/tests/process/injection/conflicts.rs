@@ -2,8 +2,8 @@
 //! in the way of.
 
 use anyhow::{Result, ensure};
+use control_plane_core::annotations::PROXY;
 use serde_json::{Value, json};
-use shared::annotations::PROXY;
 
 use super::bench::Bench;
 use super::pods::{annotate, mount, push, set_env, with_guides_volumes};

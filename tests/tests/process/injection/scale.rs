@@ -1,8 +1,8 @@
 //! Pods at the edges: large ones, and fields of Kubernetes versions to come.
 
 use anyhow::{Context as _, Result, ensure};
+use control_plane_core::annotations::CONTAINERS;
 use serde_json::{Value, json};
-use shared::annotations::CONTAINERS;
 
 use super::bench::Bench;
 use super::pods::{annotate, push};

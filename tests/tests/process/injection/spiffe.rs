@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use control_plane_core::annotations::{SPIFFE_CSI, SPIFFE_SOCKET_PATH};
 use harness::binaries::workspace;
 use harness::control_plane::documents;
 use harness::ports;
 use harness::process::{Process, wait_until};
 use serde_json::{Value, json};
-use shared::annotations::{SPIFFE_CSI, SPIFFE_SOCKET_PATH};
 
 use super::bench::Bench;
 use super::pods::{annotate, mount, set_env, with_guides_volumes};

@@ -11,8 +11,8 @@ mod spellings;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use control_plane_core::secret::SECRET_TYPE;
 use serde_json::{Value, json};
-use shared::secrets::SECRET_TYPE;
 
 use super::bench::refused;
 use crate::api::Rest;

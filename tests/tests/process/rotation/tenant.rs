@@ -269,7 +269,7 @@ fn secret(name: &str, kind: &str, values: &Values) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": { "name": name, "labels": { shared::secrets::SECRET_TYPE: kind } },
+        "metadata": { "name": name, "labels": { control_plane_core::secret::SECRET_TYPE: kind } },
         "stringData": values,
     })
 }

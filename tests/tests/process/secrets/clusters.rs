@@ -2,8 +2,8 @@
 //! byte for byte, because Argo CD relists a cluster when that text changes.
 
 use anyhow::{Context as _, Result, ensure};
+use control_plane_core::annotations::REMOVE_STATIC_CREDENTIALS;
 use serde_json::{Value, json};
-use shared::annotations::REMOVE_STATIC_CREDENTIALS;
 
 use super::values::{cluster, secret, shown, stored, with};
 use super::{Bench, collection};

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use control_plane_core::secret::SECRET_TYPE;
 use serde_json::{Value, json};
-use shared::secrets::SECRET_TYPE;
 
 use crate::scene::Scene;
 

@@ -10,10 +10,8 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::Documents;
-use crate::{
-    config::IssuerUrl,
-    issuer::documents::{DISCOVERY_PATH, KEYS_PATH},
-};
+use crate::issuer::documents::{DISCOVERY_PATH, KEYS_PATH};
+use control_plane_core::settings::IssuerUrl;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Far more than two documents of a few keys have.
@@ -119,7 +117,8 @@ mod tests {
             discovery: discovery.into(),
             keys: keys.into(),
         };
-        let issuer = crate::config::one("issuer-url", "https://id.example.org").unwrap();
+        let issuer =
+            control_plane_core::settings::one("issuer-url", "https://id.example.org").unwrap();
         check(&documents, &issuer).map_err(|error| error.to_string())
     }
 

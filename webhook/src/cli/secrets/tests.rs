@@ -9,7 +9,7 @@ use serde_json::json;
 use tower::service_fn;
 
 use super::*;
-use crate::config::one;
+use control_plane_core::settings::one;
 
 fn argocd() -> Namespace {
     one("namespace", "argocd").unwrap()

@@ -6,10 +6,10 @@ use std::{fmt, path::PathBuf};
 use clap::{Args, ValueEnum};
 use shared::selectors::{self, Selector, SelectorTemplate};
 
-use crate::{
-    cli::duration,
-    config::{ConfigError, Namespace, ServiceAccountName, Setting, TrustDomain, one},
-    derive::Derivation,
+use crate::cli::duration;
+use control_plane_core::derive::Derivation;
+use control_plane_core::settings::{
+    Namespace, ServiceAccountName, Setting, SettingError, TrustDomain, one,
 };
 
 /// Settings as they are typed.
@@ -155,9 +155,9 @@ pub struct Nodes {
 }
 
 impl TryFrom<SpireArgs> for Settings {
-    type Error = ConfigError;
+    type Error = SettingError;
 
-    fn try_from(args: SpireArgs) -> Result<Self, ConfigError> {
+    fn try_from(args: SpireArgs) -> Result<Self, SettingError> {
         let trust_domain: TrustDomain = one("trust-domain", &args.trust_domain)?;
         let installation_namespace: Namespace =
             one("installation-namespace", &args.installation_namespace)?;
@@ -210,17 +210,8 @@ impl TryFrom<SpireArgs> for Settings {
     }
 }
 
-fn each<T: Setting>(flag: &'static str, texts: &[String]) -> Result<Vec<T>, ConfigError> {
+fn each<T: Setting>(flag: &'static str, texts: &[String]) -> Result<Vec<T>, SettingError> {
     texts.iter().map(|text| one(flag, text)).collect()
-}
-
-impl Setting for SelectorTemplate {
-    const FIX: &'static str = "Use type:value, separated by commas, as the agents have it";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map_err(|error: selectors::TemplateError| error.to_string())
-    }
 }
 
 /// A name that can stand in a SPIFFE ID, a selector and a shell line as it is.
@@ -331,7 +322,7 @@ struct SpiffeId {
 }
 
 impl SpiffeId {
-    fn within(self, trust_domain: &TrustDomain) -> Result<String, ConfigError> {
+    fn within(self, trust_domain: &TrustDomain) -> Result<String, SettingError> {
         let Self {
             trust_domain: found,
             path,
@@ -339,7 +330,7 @@ impl SpiffeId {
         let id = format!("spiffe://{found}/{path}");
         match found == trust_domain.as_str() {
             true => Ok(id),
-            false => Err(ConfigError::new::<Self>(
+            false => Err(SettingError::new::<Self>(
                 "agent-spiffe-id",
                 &id,
                 "it is of another trust domain",

@@ -9,10 +9,8 @@ use shared::{
     selectors::Registration,
 };
 
-use crate::{
-    derive::{Derivation, object_name},
-    source::{Derived, derive},
-};
+use crate::source::{Derived, derive};
+use control_plane_core::derive::{Derivation, object_name};
 
 /// Everybody who is to be registered.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@
 //! admission, controller and identity API; nothing here makes a SPIFFE ID of a
 //! Secret.
 //!
-//! [`Derivation`]: crate::derive::Derivation
+//! [`Derivation`]: control_plane_core::derive::Derivation
 
 pub mod args;
 pub mod identities;

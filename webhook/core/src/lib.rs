@@ -1,0 +1,19 @@
+//! The decisions of the control plane: Argo CD's objects and the
+//! installation's settings flow in as plain data, patches, bindings and named
+//! errors flow out.
+//!
+//! ```text
+//! admission ─▶ derive ─▶ secret, annotations ─▶ settings
+//!                 │
+//!                 └────▶ shared (the contract with the agents)
+//! ```
+//!
+//! Architecture invariant: there is no IO here, no clock and no randomness.
+//! Time, keys and random bytes are arguments.
+
+pub mod admission;
+pub mod annotations;
+pub mod derive;
+pub mod proxy_key;
+pub mod secret;
+pub mod settings;

@@ -1,0 +1,300 @@
+//! Decoded values of a Secret, and a reader that collects problems.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use zeroize::Zeroizing;
+
+use shared::errors::{Code, Named};
+
+/// Keys of the Secrets' data.
+pub mod key {
+    /// `helm`, `oci` or `git`.
+    pub const TYPE: &str = "type";
+    /// URL of the repository.
+    pub const URL: &str = "url";
+    /// The Argo CD project that the Secret belongs to.
+    pub const PROJECT: &str = "project";
+    /// `"true"` for Helm charts in an OCI registry.
+    pub const ENABLE_OCI: &str = "enableOCI";
+    /// `"true"` skips TLS verification toward the registry.
+    pub const INSECURE: &str = "insecure";
+    /// Argo CD's proxy for this repository.
+    pub const PROXY: &str = "proxy";
+    /// Hosts that Argo CD reaches without that proxy.
+    pub const NO_PROXY: &str = "noProxy";
+    /// Name of the cluster.
+    pub const NAME: &str = "name";
+    /// URL of the cluster's API server.
+    pub const SERVER: &str = "server";
+    /// JSON with TLS and authentication of the cluster.
+    pub const CONFIG: &str = "config";
+    /// Opt-in: `"true"`.
+    pub const USE_WORKLOAD_IDENTITY: &str = "useWorkloadIdentity";
+    /// spiffe, aws, oidc, gcp or azure.
+    pub const PROVIDER: &str = "workloadIdentityProvider";
+    /// Audience of the token.
+    pub const AUDIENCE: &str = "workloadIdentityAudience";
+    /// Token endpoint of the registry.
+    pub const REGISTRY_AUTH_URL: &str = "workloadIdentityRegistryAuthURL";
+    /// `service` parameter of that endpoint.
+    pub const REGISTRY_SERVICE: &str = "workloadIdentityRegistryService";
+    /// Account at the registry.
+    pub const REGISTRY_USERNAME: &str = "workloadIdentityRegistryUsername";
+    /// Token service (RFC 8693, STS).
+    pub const TOKEN_URL: &str = "workloadIdentityTokenURL";
+    /// Ours: the kind of proof.
+    pub const CREDENTIAL: &str = "workloadIdentityCredential";
+    /// Ours: auto, docker-config or proxy.
+    pub const DELIVERY: &str = "workloadIdentityDelivery";
+    /// Ours: the user's own proxy, beyond the credential proxy.
+    pub const UPSTREAM_PROXY: &str = "workloadIdentityUpstreamProxy";
+
+    /// Every key that configures workload identity, in documentation order.
+    pub const WORKLOAD_IDENTITY: [&str; 10] = [
+        USE_WORKLOAD_IDENTITY,
+        PROVIDER,
+        AUDIENCE,
+        REGISTRY_AUTH_URL,
+        REGISTRY_SERVICE,
+        REGISTRY_USERNAME,
+        TOKEN_URL,
+        CREDENTIAL,
+        DELIVERY,
+        UPSTREAM_PROXY,
+    ];
+
+    /// Keys with which Argo CD authenticates to repositories by itself.
+    pub const STATIC_CREDENTIALS: [&str; 8] = [
+        "username",
+        "password",
+        "bearerToken",
+        "sshPrivateKey",
+        "tlsClientCertData",
+        "tlsClientCertKey",
+        "githubAppPrivateKey",
+        "gcpServiceAccountKey",
+    ];
+
+    /// Those of [`STATIC_CREDENTIALS`] that belong to a TLS connection.
+    pub const CLIENT_CERTIFICATE: [&str; 2] = ["tlsClientCertData", "tlsClientCertKey"];
+
+    pub(super) const READ: [&str; 10] = [
+        TYPE, URL, PROJECT, ENABLE_OCI, INSECURE, PROXY, NO_PROXY, NAME, SERVER, CONFIG,
+    ];
+}
+
+/// The values that this crate reads, decoded. Of static credentials only their
+/// presence is kept.
+#[derive(Clone, Default)]
+pub struct SecretValues {
+    values: BTreeMap<&'static str, Zeroizing<String>>,
+    static_credentials: Vec<&'static str>,
+    unreadable: Vec<(&'static str, &'static str)>,
+}
+
+impl std::fmt::Debug for SecretValues {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecretValues")
+            .field("keys", &self.values.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SecretValues {
+    /// Takes `data` as the API's JSON has it, in base64.
+    pub fn from_base64<'a>(data: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut values = Self::default();
+        for (name, text) in data {
+            values.add(name, !text.is_empty(), || {
+                STANDARD
+                    .decode(text)
+                    .ok()
+                    .map(Zeroizing::new)
+                    .ok_or("not base64")
+            });
+        }
+        values
+    }
+
+    /// Takes decoded `data`.
+    pub fn from_bytes<'a>(data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
+        let mut values = Self::default();
+        for (name, bytes) in data {
+            values.add(name, !bytes.is_empty(), || {
+                Ok(Zeroizing::new(bytes.to_vec()))
+            });
+        }
+        values
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        present: bool,
+        decode: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, &'static str>,
+    ) {
+        // Argo CD writes empty values for what is not set.
+        if !present {
+            return;
+        }
+        if let Some(name) = key::STATIC_CREDENTIALS
+            .into_iter()
+            .find(|known| *known == name)
+        {
+            self.static_credentials.push(name);
+        }
+        let known = key::WORKLOAD_IDENTITY.into_iter().chain(key::READ);
+        let Some(name) = known.into_iter().find(|known| *known == name) else {
+            return;
+        };
+        let text = decode().and_then(|bytes| match std::str::from_utf8(&bytes) {
+            Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+            Err(_) => Err("not UTF-8"),
+        });
+        match text {
+            Ok(text) => {
+                self.values.insert(name, text);
+            }
+            Err(reason) => self.unreadable.push((name, reason)),
+        }
+    }
+
+    /// The value of a key that is set and not empty.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(|text| text.as_str())
+    }
+
+    /// Names of the static credentials that are present.
+    pub fn static_credentials(&self) -> &[&'static str] {
+        &self.static_credentials
+    }
+}
+
+/// Reads values and collects what is wrong with them.
+pub(super) struct Reader<'a> {
+    object: &'a str,
+    values: &'a SecretValues,
+    problems: Vec<Named>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(object: &'a str, values: &'a SecretValues) -> Self {
+        let problems = values
+            .unreadable
+            .iter()
+            .map(|(name, reason)| {
+                Named::new(
+                    Code::InvalidSecret,
+                    format!("{object}, key {name}: {reason}"),
+                )
+            })
+            .collect();
+        Self {
+            object,
+            values,
+            problems,
+        }
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
+        self.values.text(name)
+    }
+
+    pub(super) fn boolean(&mut self, name: &str) -> Option<bool> {
+        match self.text(name)? {
+            "true" | "True" | "TRUE" | "1" => Some(true),
+            "false" | "False" | "FALSE" | "0" => Some(false),
+            _ => {
+                self.problem(Code::InvalidSecret, name, "not true or false");
+                None
+            }
+        }
+    }
+
+    /// A value of a closed set; `allowed` is shown when it is none of them.
+    pub(super) fn one_of<T>(
+        &mut self,
+        name: &str,
+        code: Code,
+        allowed: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.text(name)?;
+        let parsed = parse(text);
+        if parsed.is_none() {
+            let shown: String = text.chars().take(40).collect();
+            self.problem(
+                code,
+                name,
+                &format!("`{}` is not {allowed}", shown.escape_debug()),
+            );
+        }
+        parsed
+    }
+
+    /// An absolute https URL without user information.
+    pub(super) fn https_url(&mut self, name: &str) -> Option<url::Url> {
+        let text = self.text(name)?;
+        match url::Url::parse(text) {
+            Ok(url) if url.scheme() != "https" => {
+                self.problem(
+                    Code::AuthUrlInvalid,
+                    name,
+                    &format!("scheme `{}`", url.scheme()),
+                );
+                None
+            }
+            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+                self.problem(Code::AuthUrlInvalid, name, "has user information");
+                None
+            }
+            Ok(url) => Some(url),
+            Err(error) => {
+                self.problem(Code::AuthUrlInvalid, name, &error.to_string());
+                None
+            }
+        }
+    }
+
+    pub(super) fn project(&mut self) -> Option<String> {
+        self.one_of(
+            key::PROJECT,
+            Code::InvalidProject,
+            "a project name",
+            |text| is_project_name(text).then(|| text.to_owned()),
+        )
+    }
+
+    pub(super) fn problem(&mut self, code: Code, name: &str, reason: &str) {
+        self.problems.push(Named::new(
+            code,
+            format!("{}, key {name}: {reason}", self.object),
+        ));
+    }
+
+    pub(super) fn push(&mut self, name: &str, error: Named) {
+        self.problem(error.code, name, &error.detail);
+    }
+
+    pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, Vec<Named>> {
+        match value {
+            Some(value) if self.problems.is_empty() => Ok(value),
+            _ => Err(self.problems),
+        }
+    }
+}
+
+/// An AppProject's name is a DNS-1123 subdomain, and the name of its service
+/// account, `argocd-project-<name>`, has to be one too.
+fn is_project_name(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 - "argocd-project-".len() && text.split('.').all(label)
+}
