@@ -1,37 +1,18 @@
-//! Command line and environment flow in as text, a validated [`Config`] flows
+//! The flags of `serve` and their environment flow in as text, a validated [`Config`] flows
 //! out. Nothing behind this module parses a setting again.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 use control_plane_core::settings::{
     Image, IssuerUrl, Namespace, ServiceAccountName, Setting, SettingError, TokenLifetime,
     TrustDomain, list, one,
 };
 use shared::allow_list::AllowList;
 
-use crate::{cli::Generate, issuer::keys::Algorithm};
+use crate::issuer::keys::Algorithm;
 use control_plane_core::derive::Derivation;
 use control_plane_core::proxy_key::ProxyKeyring;
-
-/// The control plane of argocd-workload-identity.
-#[derive(Debug, Parser)]
-#[command(name = "argocd-identity", version)]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// What the program does.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Run admission, controller, identity API and issuer.
-    Serve(Box<ServeArgs>),
-    /// Print or write what other systems need to work with this installation.
-    #[command(subcommand)]
-    Generate(Generate),
-}
 
 /// Settings as they are typed. Every flag can be set in the environment, with
 /// the prefix `ARGOCD_IDENTITY_`.

@@ -4,17 +4,19 @@
 //! kube-apiserver ─▶ server ─▶ admission (pure) ─▶ patch, warnings or a denial
 //! kubelet, Prometheus ─▶ server ─▶ readiness, metrics
 //! tls folder ─▶ tls ─▶ every TLS listener
-//! a user's command line ─▶ cli ─▶ documents, findings
+//! a user's command line ─▶ args ─▶ generate ─▶ documents, findings
 //! ```
 //!
 //! [`config`] turns the command line into a validated configuration, [`run`]
 //! starts the parts and stops them in order.
 
-pub mod cli;
+pub mod args;
 pub mod config;
 pub mod controller;
+pub mod generate;
 pub mod issuer;
 pub mod key_secret;
+pub mod kube;
 pub mod lease;
 pub mod metrics;
 mod proxy_key_secret;

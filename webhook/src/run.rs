@@ -30,6 +30,7 @@ use crate::{
         token_request::Minter,
     },
     key_secret,
+    kube::client::client,
     metrics::Metrics,
     readiness::{self, Gate, Readiness},
     server::{self, Drain},
@@ -46,16 +47,6 @@ use control_plane_core::settings::{Image, Namespace};
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = Config::try_from(args)?;
     serve(config, client().await?, terminated()?).await
-}
-
-/// The way to the API server, by the environment.
-///
-/// # Errors
-/// When there is none.
-pub async fn client() -> anyhow::Result<Client> {
-    Client::try_default().await.context(
-        "there is no way to the API server: run in a pod with a service account, or set KUBECONFIG",
-    )
 }
 
 /// Runs the control plane until `stop` completes, then drains.

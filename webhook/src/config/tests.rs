@@ -1,6 +1,9 @@
 //! Flags as they are typed flow in.
 
+use clap::{CommandFactory, Parser};
+
 use super::*;
+use crate::args::{Args, Command};
 
 fn parse(extra: &[&str]) -> Result<Config, SettingError> {
     let required = ["argocd-identity", "serve"];
@@ -13,7 +16,7 @@ fn parse(extra: &[&str]) -> Result<Config, SettingError> {
         !extra.iter().any(|given| given.starts_with(name))
     });
     let all = required.iter().chain(&flags).chain(extra);
-    let Command::Serve(args) = Cli::try_parse_from(all).unwrap().command else {
+    let Command::Serve(args) = Args::try_parse_from(all).unwrap().command else {
         panic!("not serve");
     };
     Config::try_from(*args)
@@ -21,8 +24,7 @@ fn parse(extra: &[&str]) -> Result<Config, SettingError> {
 
 #[test]
 fn the_command_line_is_consistent() {
-    use clap::CommandFactory;
-    Cli::command().debug_assert();
+    Args::command().debug_assert();
 }
 
 #[test]
@@ -39,8 +41,7 @@ fn the_issuers_algorithm_is_one_of_two() {
 
 #[test]
 fn every_flag_has_its_environment_variable() {
-    use clap::CommandFactory;
-    let command = Cli::command();
+    let command = Args::command();
     let serve = command.find_subcommand("serve").unwrap();
     for argument in serve
         .get_arguments()

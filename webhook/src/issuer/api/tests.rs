@@ -6,7 +6,8 @@ use tower::Service;
 
 use super::*;
 use crate::{
-    config::{Cli, Command, Config},
+    args::{Args, Command},
+    config::Config,
     issuer::{
         documents,
         fake::Cluster,
@@ -24,7 +25,7 @@ const POD: &str = "pod-token-do-not-log";
 fn issuer() -> IssuerUrl {
     use clap::Parser;
     let url = format!("--issuer-url={ISSUER}");
-    let cli = Cli::try_parse_from([
+    let cli = Args::try_parse_from([
         "argocd-identity",
         "serve",
         "--trust-domain=example.org",

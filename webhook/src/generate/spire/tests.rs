@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    cli::Generate,
-    config::{self, Cli},
+    args::{self, Args},
+    generate::Generate,
     source::{self, Derived},
 };
 
@@ -32,8 +32,8 @@ fn arguments(extra: &[&str]) -> SpireArgs {
         !extra.iter().any(|given| given.starts_with(name))
     });
     let all = always.iter().chain(&flags).chain(extra);
-    match Cli::try_parse_from(all).unwrap().command {
-        config::Command::Generate(Generate::Spire(args)) => *args,
+    match Args::try_parse_from(all).unwrap().command {
+        args::Command::Generate(Generate::Spire(args)) => *args,
         other => panic!("{other:?}"),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::tests::settings;
 use super::*;
-use crate::cli::secrets;
+use crate::generate::secrets;
 
 const GOOD: &str = r#"
 server {

@@ -29,7 +29,7 @@ use self::{
     identities::Identities,
 };
 use super::{Outcome, secrets};
-use crate::run::client;
+use crate::kube::client::client;
 
 pub use args::SpireArgs;
 

@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf};
 use clap::{Args, ValueEnum};
 use shared::selectors::{self, Selector, SelectorTemplate};
 
-use crate::cli::duration;
+use crate::generate::duration;
 use control_plane_core::derive::Derivation;
 use control_plane_core::settings::{
     Namespace, ServiceAccountName, Setting, SettingError, TrustDomain, one,

@@ -23,7 +23,7 @@ use crate::{
         documents::{self, DISCOVERY_PATH, KEYS_PATH},
         keys::{PUBLISHED, PublicJwk, SECRET, SECRET_KEY},
     },
-    run::client,
+    kube::client::client,
     source::wipe,
 };
 use control_plane_core::settings::{IssuerUrl, Namespace, one};

@@ -9,7 +9,7 @@ use super::{
     identities::Identities,
     server_config::ServerConfig,
 };
-use crate::cli::duration;
+use crate::generate::duration;
 
 /// Shorter lives leave no time to refresh; longer ones are no short lives.
 const LIVES: std::ops::RangeInclusive<Duration> =

@@ -10,8 +10,8 @@ use tower::Service;
 
 use super::*;
 use crate::{
-    cli::Generate,
-    config::{Cli, Command},
+    args::{Args, Command},
+    generate::Generate,
     issuer::{
         fake::Cluster,
         keys::{Algorithm, Keyring, SigningKey},
@@ -71,7 +71,7 @@ impl Bench {
         let always = ["argocd-identity", "generate", "issuer-documents"];
         let all = always.into_iter().chain([&*output, &issuer]);
         let all = all.chain(flags.iter().copied());
-        let Command::Generate(Generate::IssuerDocuments(args)) = Cli::try_parse_from(all)?.command
+        let Command::Generate(Generate::IssuerDocuments(args)) = Args::try_parse_from(all)?.command
         else {
             panic!("another command");
         };

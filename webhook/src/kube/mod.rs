@@ -1,0 +1,3 @@
+//! Every way to the API server.
+
+pub mod client;
