@@ -10,6 +10,7 @@ pub mod addresses;
 pub mod allow_list;
 pub mod annotations;
 pub mod binding;
+pub mod bounds;
 pub mod challenge;
 pub mod clouds;
 pub mod conflicts;

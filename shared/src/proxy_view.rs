@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::allow_list::AllowList;
 use crate::binding::ProxyKind;
+use crate::bounds;
 use crate::errors::{Code, Named};
 use crate::layout::FileStem;
 use crate::registry::RegistryHost;
@@ -199,6 +200,9 @@ pub fn upstream_proxy(text: &str) -> Result<Url, Named> {
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
         return refuse("has a path");
+    }
+    if url.as_str().len() > bounds::URL {
+        return refuse("is too long");
     }
     Ok(url)
 }

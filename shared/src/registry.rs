@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::bounds;
 use crate::errors::{Code, Named};
 
 /// Names under which Docker Hub is known.
@@ -149,7 +150,8 @@ impl RepositoryReference {
     ///
     /// # Errors
     /// [`Code::InvalidUrl`] for other schemes (an identity never travels over
-    /// plain HTTP or SSH), user information, queries and fragments.
+    /// plain HTTP or SSH), user information, queries and fragments, and for more
+    /// than [`bounds::ADDRESS`] bytes.
     pub fn parse(url: &str) -> Result<Self, Named> {
         let shown = || {
             url.chars()
@@ -183,7 +185,16 @@ impl RepositoryReference {
         let host = RegistryHost::parse(host)
             .map_err(|error| Named::new(error.code, format!("`{}`: {}", shown(), error.detail)))?;
         let path = path.trim_matches('/').to_owned();
-        Ok(Self { scheme, host, path })
+        let reference = Self { scheme, host, path };
+        let length = reference.address().len();
+        if length > bounds::ADDRESS {
+            let reason = format!(
+                "has {length} bytes, and at most {} are allowed",
+                bounds::ADDRESS
+            );
+            return Err(refuse(&reason));
+        }
+        Ok(reference)
     }
 
     /// `host/path`, without a scheme.
