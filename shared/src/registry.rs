@@ -3,7 +3,7 @@
 //! Docker's reference grammar (distribution/reference) is followed for hosts;
 //! paths are kept as they are, since git and Helm repositories share the type.
 
-use std::fmt;
+use std::{fmt, net::Ipv6Addr};
 
 use crate::bounds;
 use crate::errors::{Code, Named};
@@ -39,7 +39,7 @@ impl RegistryHost {
             let end = text.find(']').ok_or_else(|| refuse("`]` is missing"))?;
             let (host, rest) = text.split_at(end + 1);
             let inner = &host[1..host.len() - 1];
-            if inner.parse::<std::net::Ipv6Addr>().is_err() {
+            if inner.parse::<Ipv6Addr>().is_err() {
                 return Err(refuse("not an IPv6 address"));
             }
             match rest.strip_prefix(':') {
@@ -104,6 +104,26 @@ impl RegistryHost {
         after
             .rsplit_once(':')
             .and_then(|(_, port)| port.parse().ok())
+    }
+
+    /// Whether `host`, an IPv6 address with or without brackets, is this one:
+    /// an address has many spellings, of which a parsed URL keeps only one.
+    pub fn has_name(&self, host: &str) -> bool {
+        let (own, host) = (self.name(), host.trim_matches(['[', ']']));
+        match (own.parse::<Ipv6Addr>(), host.parse::<Ipv6Addr>()) {
+            (Ok(own), Ok(host)) => own == host,
+            _ => own.eq_ignore_ascii_case(host),
+        }
+    }
+
+    /// `host:port`, the port of TLS where none is written, and the host as a
+    /// parsed URL has it: one text for one place.
+    pub fn authority(&self) -> String {
+        let port = self.port().unwrap_or(443);
+        match self.name().parse::<Ipv6Addr>() {
+            Ok(address) => format!("{}:{port}", url::Host::<String>::Ipv6(address)),
+            Err(_) => format!("{}:{port}", self.name()),
+        }
     }
 
     /// The key of this host in a Docker configuration file. oras-go and Helm

@@ -17,6 +17,7 @@ use shared::{
     },
     clouds,
     errors::{Code, Named},
+    proxy_view::Route,
     secrets::{
         self, ClusterSecret, DeliveryChoice, RepositorySecret, SecretKind, SecretValues,
         WorkloadIdentity, key, no_proxy,
@@ -112,13 +113,17 @@ impl Derivation {
         if delivery == Delivery::DockerConfig && !can_be_shared(secret) {
             problems.add(Code::DeliveryRefused, key::DELIVERY, "docker-config");
         }
+        if delivery == Delivery::DockerConfig && secret.is_plain_http() {
+            let reason = "true, and the credential would be in docker-config";
+            problems.add(Code::PlainHttpRefused, key::INSECURE_OCI_FORCE_HTTP, reason);
+        }
         let proxy = (delivery == Delivery::Proxy)
             .then(|| self.proxy(namespace, name, secret, &mut problems));
         let service_account = match &secret.project {
             Some(project) => format!("argocd-project-{project}"),
             None => "argocd-global".to_owned(),
         };
-        problems.finish(CredentialBindingSpec {
+        let spec = CredentialBindingSpec {
             target: Target {
                 kind: TargetKind::Registry,
                 address: secret.url.address(),
@@ -130,7 +135,14 @@ impl Derivation {
             delivery,
             consumers: self.registry_consumers.clone(),
             proxy,
-        })
+        };
+        // The agents ask the same of the binding.
+        if let Some(proxy) = &spec.proxy
+            && let Err(error) = Route::of(&spec, proxy)
+        {
+            problems.add(error.code, key::URL, &error.detail);
+        }
+        problems.finish(spec)
     }
 
     fn proxy(
@@ -237,7 +249,7 @@ impl Derivation {
         let host = url.host_str().unwrap_or_default();
         let port = url.port_or_known_default().unwrap_or(443);
         let registry = &secret.url.host;
-        let is_own = host == registry.name() && port == registry.port().unwrap_or(443);
+        let is_own = registry.has_name(host) && port == registry.port().unwrap_or(443);
         let is_allowed = is_own
             || clouds::is_token_service(kind, host, port)
             || self.allowed_hosts.permission(host, port).is_some();
@@ -307,7 +319,10 @@ impl Problems<'_> {
 /// How the credential of a repository travels.
 pub fn delivery(secret: &RepositorySecret) -> Delivery {
     match secret.delivery {
-        DeliveryChoice::Auto if can_be_shared(secret) => Delivery::DockerConfig,
+        // Helm would show what is in the file over plain HTTP, too.
+        DeliveryChoice::Auto if can_be_shared(secret) && !secret.is_plain_http() => {
+            Delivery::DockerConfig
+        }
         DeliveryChoice::Auto | DeliveryChoice::Proxy => Delivery::Proxy,
         DeliveryChoice::DockerConfig => Delivery::DockerConfig,
     }
@@ -348,6 +363,10 @@ pub fn proxy_warnings(object: &str, secret: &RepositorySecret) -> Vec<Named> {
     if no_proxy::bypasses(no_proxy, host) {
         let detail = format!("{object}, key {}: {host}", key::NO_PROXY);
         warnings.push(Named::new(Code::ProxyBypassed, detail));
+    }
+    if secret.is_plain_http() {
+        let detail = format!("{object}, key {}", key::INSECURE_OCI_FORCE_HTTP);
+        warnings.push(Named::new(Code::PlainHttpRefused, detail));
     }
     let certificates: Vec<_> = client_certificate(secret).collect();
     if !certificates.is_empty() {

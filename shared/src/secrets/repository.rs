@@ -66,7 +66,7 @@ pub struct RepositorySecret {
     pub delivery: DeliveryChoice,
     /// Content is fetched without verifying the target's certificate.
     pub insecure: bool,
-    /// `insecureOCIForceHttp`: Argo CD speaks plain HTTP to the registry.
+    /// `insecureOCIForceHttp`.
     pub plain_http: bool,
     /// The user's own proxy, beyond the credential proxy.
     pub upstream_proxy: Option<url::Url>,
@@ -86,6 +86,12 @@ impl RepositorySecret {
     /// Whether charts are pulled by Helm from an OCI registry.
     pub fn is_helm_oci(&self) -> bool {
         self.repository_type == RepositoryType::Helm && self.url.scheme != Scheme::Https
+    }
+
+    /// Whether Argo CD speaks plain HTTP to the registry; it does to none but
+    /// OCI registries.
+    pub fn is_plain_http(&self) -> bool {
+        self.plain_http && self.proxy_kind() == ProxyKind::Oci
     }
 
     /// What the credential proxy finds at the URL.

@@ -659,9 +659,15 @@ fn an_upstream_proxy_has_a_longest_length_too() {
 
 #[test]
 fn plain_http_is_seen() {
-    assert!(!repository(&values(&QUAY)).plain_http);
-    assert!(repository(&with(&QUAY, "insecureOCIForceHttp", "true")).plain_http);
-    assert!(!repository(&with(&QUAY, "insecureOCIForceHttp", "false")).plain_http);
+    assert!(!repository(&values(&QUAY)).is_plain_http());
+    assert!(repository(&with(&QUAY, "insecureOCIForceHttp", "true")).is_plain_http());
+    assert!(!repository(&with(&QUAY, "insecureOCIForceHttp", "false")).is_plain_http());
+    let git = [
+        ("url", "https://git.example.org/a"),
+        ("workloadIdentityProvider", "spiffe"),
+        ("insecureOCIForceHttp", "true"),
+    ];
+    assert!(!repository(&values(&git)).is_plain_http());
 }
 
 proptest! {
