@@ -57,6 +57,9 @@ catalogue! {
     EnvConflict "env-conflict":
         "the container already sets this environment variable to another value";
         "Remove the variable, or set it to the value that is shown.";
+    EnvFromOverridden "env-from-overridden":
+        "a source of the container's envFrom may have this variable, and what is injected counts before it";
+        "If the source has it, take it out there, or set the variable in env, which is left as it is.";
     HostNetwork "host-network":
         "the pod uses the host's network, which every other process of the node shares";
         "Run the pod on the pod network.";

@@ -118,6 +118,7 @@ pub async fn serve(
         pods: PodConfig {
             spiffe_csi_driver: config.spiffe_csi_driver,
             proxy_image,
+            ..PodConfig::default()
         },
     };
     let serve = server::serve_tls(
