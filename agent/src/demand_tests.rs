@@ -214,7 +214,7 @@ fn what_this_version_cannot_do_is_named() {
             change(proxied("prod", 1), |it| {
                 it.target.address = "quay.test/a/../b".into()
             }),
-            Code::InvalidSecret,
+            Code::PathRefused,
         ),
         (
             change(proxied("prod", 1), |it| {

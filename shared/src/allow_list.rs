@@ -67,11 +67,10 @@ impl AllowList {
     /// What is allowed toward `host` at `port`, or `None` if it is not listed.
     /// Several entries that fit add up.
     pub fn permission(&self, host: &str, port: u16) -> Option<Permission> {
-        let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
         self.0
             .iter()
             .filter(|entry| {
-                entry.host.name() == host && entry.host.port().is_none_or(|listed| listed == port)
+                entry.host.has_name(host) && entry.host.port().is_none_or(|listed| listed == port)
             })
             .map(|entry| entry.permission)
             .reduce(|a, b| Permission {
@@ -113,6 +112,17 @@ mod tests {
         assert!(list.permission("[::1]", 1).unwrap().insecure);
         assert_eq!(list.permission("example.org", 443), None);
         assert_eq!(AllowList::parse("").unwrap(), AllowList::default());
+    }
+
+    #[test]
+    fn an_address_is_listed_in_any_spelling() {
+        let list = AllowList::parse("[2001:DB8:0:0::1]:8443;private, [::1]").unwrap();
+        for host in ["2001:db8::1", "[2001:db8::1]", "[2001:0db8::0001]"] {
+            assert!(list.permission(host, 8443).is_some(), "{host}");
+            assert!(list.permission(host, 443).is_none(), "{host}");
+        }
+        assert!(list.permission("0:0::1", 443).is_some());
+        assert!(list.permission("::2", 443).is_none());
     }
 
     #[test]

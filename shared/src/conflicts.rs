@@ -163,10 +163,7 @@ fn shown_to(spec: &CredentialBindingSpec) -> Option<String> {
     }
     match cloud {
         Some(cloud) => Some(cloud.to_owned()),
-        None => {
-            let host = registry_host(spec)?;
-            Some(format!("{}:{}", host.name(), host.port().unwrap_or(443)))
-        }
+        None => Some(registry_host(spec)?.authority()),
     }
 }
 

@@ -57,6 +57,9 @@ catalogue! {
     EnvConflict "env-conflict":
         "the container already sets this environment variable to another value";
         "Remove the variable, or set it to the value that is shown.";
+    EnvFromOverridden "env-from-overridden":
+        "a source of the container's envFrom may have this variable, and what is injected counts before it";
+        "If the source has it, take it out there, or set the variable in env, which is left as it is.";
     HostNetwork "host-network":
         "the pod uses the host's network, which every other process of the node shares";
         "Run the pod on the pod network.";
@@ -80,6 +83,9 @@ catalogue! {
     InvalidUrl "invalid-url":
         "the repository or server URL cannot be used with workload identity";
         "Use oci://host/path, host/path with enableOCI, or https://host/path.";
+    PathRefused "path-refused":
+        "the URL's path has a form that servers read in different ways, so the credential proxy forwards no request to it";
+        "Use a path without empty, dotted or encoded segments: at GitLab the project's numeric ID, at Azure DevOps the IDs of project and repository.";
     InvalidProject "invalid-project":
         "the project name is not a valid Argo CD project name";
         "Use the name of an existing AppProject.";
@@ -145,7 +151,7 @@ catalogue! {
         "Set metadata.name in place of metadata.generateName.";
     InvalidClusterConfig "invalid-cluster-config":
         "the key config of the cluster Secret is not the JSON object that Argo CD expects";
-        "Correct the JSON.";
+        "Correct the JSON: every member once, and spelled as in Argo CD's documentation.";
     ClusterAuthConflict "cluster-auth-conflict":
         "the cluster's config has another way to authenticate, which Argo CD or client-go would prefer";
         "Remove it from config, or set the annotation workload-identity.dev/remove-static-credentials to \"true\".";

@@ -8,6 +8,7 @@
 
 pub mod allow_list;
 pub mod binding;
+pub mod bounds;
 pub mod clouds;
 pub mod conflicts;
 pub mod errors;

@@ -14,17 +14,20 @@ use zeroize::Zeroizing;
 
 use crate::allow_list::AllowList;
 use crate::binding::ProxyKind;
+use crate::bounds;
 use crate::errors::{Code, Named};
 use crate::layout::FileStem;
 use crate::registry::RegistryHost;
 
 mod credential;
 mod realm;
+mod route;
 
 use credential::Written;
 pub use credential::{ProxyCredential, ProxySecret};
 pub use realm::Realm;
 use realm::Written as WrittenRealm;
+pub use route::Route;
 
 /// A binding as the credential proxy sees it.
 #[derive(Debug, Clone)]
@@ -200,6 +203,9 @@ pub fn upstream_proxy(text: &str) -> Result<Url, Named> {
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
         return refuse("has a path");
     }
+    if url.as_str().len() > bounds::URL {
+        return refuse("is too long");
+    }
     Ok(url)
 }
 
@@ -210,10 +216,7 @@ fn check(binding: &ProxyBinding) -> Result<(), Named> {
     if !(1..=2).contains(&binding.keys.len()) {
         return Err(unreadable("keySha256: not one or two keys"));
     }
-    let segment = |segment: &str| !matches!(segment, "" | "." | "..");
-    let odd = |c: char| c.is_control() || matches!(c, ' ' | '?' | '#' | '\\' | '%');
-    let path = &binding.path;
-    if !path.is_empty() && (!path.split('/').all(segment) || path.contains(odd)) {
+    if !route::is_served(&binding.path) {
         return Err(unreadable("path: not a repository path"));
     }
     let Some(credential) = &binding.credential else {

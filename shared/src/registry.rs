@@ -3,8 +3,9 @@
 //! Docker's reference grammar (distribution/reference) is followed for hosts;
 //! paths are kept as they are, since git and Helm repositories share the type.
 
-use std::fmt;
+use std::{fmt, net::Ipv6Addr};
 
+use crate::bounds;
 use crate::errors::{Code, Named};
 
 /// Names under which Docker Hub is known.
@@ -38,7 +39,7 @@ impl RegistryHost {
             let end = text.find(']').ok_or_else(|| refuse("`]` is missing"))?;
             let (host, rest) = text.split_at(end + 1);
             let inner = &host[1..host.len() - 1];
-            if inner.parse::<std::net::Ipv6Addr>().is_err() {
+            if inner.parse::<Ipv6Addr>().is_err() {
                 return Err(refuse("not an IPv6 address"));
             }
             match rest.strip_prefix(':') {
@@ -105,6 +106,26 @@ impl RegistryHost {
             .and_then(|(_, port)| port.parse().ok())
     }
 
+    /// Whether `host`, an IPv6 address with or without brackets, is this one:
+    /// an address has many spellings, of which a parsed URL keeps only one.
+    pub fn has_name(&self, host: &str) -> bool {
+        let (own, host) = (self.name(), host.trim_matches(['[', ']']));
+        match (own.parse::<Ipv6Addr>(), host.parse::<Ipv6Addr>()) {
+            (Ok(own), Ok(host)) => own == host,
+            _ => own.eq_ignore_ascii_case(host),
+        }
+    }
+
+    /// `host:port`, the port of TLS where none is written, and the host as a
+    /// parsed URL has it: one text for one place.
+    pub fn authority(&self) -> String {
+        let port = self.port().unwrap_or(443);
+        match self.name().parse::<Ipv6Addr>() {
+            Ok(address) => format!("{}:{port}", url::Host::<String>::Ipv6(address)),
+            Err(_) => format!("{}:{port}", self.name()),
+        }
+    }
+
     /// The key of this host in a Docker configuration file. oras-go and Helm
     /// look up hosts only; Docker Hub has a key of its own.
     pub fn docker_config_key(&self) -> &str {
@@ -149,7 +170,8 @@ impl RepositoryReference {
     ///
     /// # Errors
     /// [`Code::InvalidUrl`] for other schemes (an identity never travels over
-    /// plain HTTP or SSH), user information, queries and fragments.
+    /// plain HTTP or SSH), user information, queries and fragments, and for more
+    /// than [`bounds::ADDRESS`] bytes.
     pub fn parse(url: &str) -> Result<Self, Named> {
         let shown = || {
             url.chars()
@@ -183,7 +205,16 @@ impl RepositoryReference {
         let host = RegistryHost::parse(host)
             .map_err(|error| Named::new(error.code, format!("`{}`: {}", shown(), error.detail)))?;
         let path = path.trim_matches('/').to_owned();
-        Ok(Self { scheme, host, path })
+        let reference = Self { scheme, host, path };
+        let length = reference.address().len();
+        if length > bounds::ADDRESS {
+            let reason = format!(
+                "has {length} bytes, and at most {} are allowed",
+                bounds::ADDRESS
+            );
+            return Err(refuse(&reason));
+        }
+        Ok(reference)
     }
 
     /// `host/path`, without a scheme.

@@ -4,15 +4,17 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
-use control_plane_core::settings::{
-    Image, IssuerUrl, Namespace, ServiceAccountName, Setting, SettingError, TokenLifetime,
-    TrustDomain, list, one,
+use control_plane_core::{
+    derive::Derivation,
+    proxy_key::ProxyKeyring,
+    settings::{
+        Image, IssuerUrl, Namespace, ServiceAccountName, Setting, SettingError, TokenLifetime,
+        TrustDomain, list, one,
+    },
 };
 use shared::allow_list::AllowList;
 
 use crate::issuer::keys::Algorithm;
-use control_plane_core::derive::Derivation;
-use control_plane_core::proxy_key::ProxyKeyring;
 
 /// Settings as they are typed. Every flag can be set in the environment, with
 /// the prefix `ARGOCD_IDENTITY_`.

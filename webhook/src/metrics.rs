@@ -5,13 +5,12 @@
 
 use std::time::Duration;
 
+use control_plane_core::admission::{Outcome, Path, Verdict};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-
-use control_plane_core::admission::{Outcome, Path, Verdict};
 
 /// Upper bounds in seconds: an API server waits for up to 10 s, a decision
 /// takes far less than a millisecond.

@@ -8,6 +8,11 @@ use std::{future::Future, net::TcpListener, sync::Arc};
 
 use anyhow::Context;
 use aws_lc_rs::rand;
+use control_plane_core::{
+    admission::{Rules, pods::PodConfig, secrets::SecretRules},
+    proxy_key::{ProxyKeyring, ProxyKeys},
+    settings::{Image, Namespace},
+};
 use futures::future::try_join;
 use kube::Client;
 use prometheus_client::registry::Registry;
@@ -36,9 +41,6 @@ use crate::{
     server::{self, Drain},
     tls::{Certificates, Reloader},
 };
-use control_plane_core::admission::{Rules, pods::PodConfig, secrets::SecretRules};
-use control_plane_core::proxy_key::{ProxyKeyring, ProxyKeys};
-use control_plane_core::settings::{Image, Namespace};
 
 /// Runs the control plane as the command line says.
 ///
@@ -110,6 +112,7 @@ pub async fn serve(
         pods: PodConfig {
             spiffe_csi_driver: config.spiffe_csi_driver,
             proxy_image,
+            ..PodConfig::default()
         },
     };
     let serve = server::serve_tls(

@@ -23,6 +23,7 @@ use axum_server::{
     accept::NoDelayAcceptor,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
+use control_plane_core::admission::{self, Path, Rules};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto::Builder,
@@ -38,7 +39,6 @@ use crate::{
     readiness::Readiness,
     tls::Certificates,
 };
-use control_plane_core::admission::{self, Path, Rules};
 
 /// `object` and `oldObject` of an UPDATE, each up to the API server's 3 MiB,
 /// with room for the rest.

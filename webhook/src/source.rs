@@ -5,8 +5,14 @@
 //! Controller and identity API both come through here. The Secret's values,
 //! which may hold static credentials, are wiped before this returns.
 
-use control_plane_core::secret::{
-    SECRET_TYPE, SecretKind, SecretValues, WorkloadIdentity, key, parse,
+use control_plane_core::{
+    derive::{
+        self, Derivation,
+        account::{self, Annotations},
+        object_name,
+    },
+    proxy_key::{self, Written},
+    secret::{SECRET_TYPE, SecretKind, SecretValues, WorkloadIdentity, key, parse},
 };
 use k8s_openapi::{
     api::core::v1::{Secret, ServiceAccount},
@@ -18,10 +24,6 @@ use shared::{
     errors::{Code, Named},
 };
 use zeroize::Zeroize;
-
-use control_plane_core::derive::account::{self, Annotations};
-use control_plane_core::derive::{self, Derivation, object_name};
-use control_plane_core::proxy_key::{self, Written};
 
 /// The Secret that a binding belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]

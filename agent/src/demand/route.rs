@@ -3,12 +3,11 @@
 //! administrator's list and the credential, which come from elsewhere.
 
 use shared::allow_list::AllowList;
-use shared::binding::{CredentialBindingSpec, ProxyDelivery, ProxyKind};
+use shared::binding::{CredentialBindingSpec, ProxyDelivery};
 use shared::errors::{Code, Named};
 use shared::layout::FileStem;
-use shared::proxy_view::{self, KeyHash, ProxyBinding, ProxyCredential, Realm};
-use shared::registry::{RegistryHost, RepositoryReference};
-use url::Url;
+use shared::proxy_view::{self, KeyHash, ProxyBinding, ProxyCredential};
+use shared::registry::RegistryHost;
 
 use crate::store::FileName;
 
@@ -19,31 +18,23 @@ pub struct Route {
     name: String,
     project: Option<String>,
     keys: Vec<KeyHash>,
-    target: RegistryHost,
-    path: String,
-    kind: ProxyKind,
-    insecure: bool,
-    upstream_proxy: Option<Url>,
-    realm: Option<Realm>,
+    way: proxy_view::Route,
 }
 
 impl Route {
     /// The route of the binding `name`. `proxy` is its `spec.proxy`.
     ///
     /// # Errors
-    /// [`Code::InvalidUrl`] and [`Code::InvalidSecret`], with the field: whatever
-    /// the proxy could not read is refused here, where somebody is told.
+    /// Those of [`proxy_view::Route::of`] and [`Code::InvalidSecret`], with the
+    /// field: whatever the proxy could not read is refused here, where somebody
+    /// is told.
     pub fn of(
         name: &str,
         spec: &CredentialBindingSpec,
         proxy: &ProxyDelivery,
     ) -> Result<Self, Named> {
-        let at = |field: &str, error: Named| {
-            Named::new(error.code, format!("{field}: {}", error.detail))
-        };
         let refuse = |detail: &str| Named::new(Code::InvalidSecret, detail);
-        let target = RepositoryReference::parse(&spec.target.address)
-            .map_err(|error| at("target.address", error))?;
+        let way = proxy_view::Route::of(spec, proxy)?;
         let keys = proxy
             .key_sha256
             .iter()
@@ -51,20 +42,6 @@ impl Route {
                 KeyHash::from_hex(hex).ok_or_else(|| refuse("proxy.keySha256: not 64 hex digits"))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let upstream_proxy = proxy
-            .upstream_proxy
-            .as_deref()
-            .map(proxy_view::upstream_proxy)
-            .transpose()
-            .map_err(|error| at("proxy.upstreamProxy", error))?;
-        let exchange = &spec.exchange;
-        let realm = exchange
-            .auth_url
-            .as_deref()
-            .filter(|_| exchange.has_realm())
-            .map(|url| Realm::parse(url, exchange.service.clone()))
-            .transpose()
-            .map_err(|error| at("exchange.authUrl", error))?;
         let file = FileStem::new(name)
             .ok()
             .and_then(|stem| FileName::of(format!("{}.json", stem.as_str())).ok())
@@ -74,12 +51,7 @@ impl Route {
             name: name.to_owned(),
             project: spec.project.clone(),
             keys,
-            target: target.host,
-            path: target.path,
-            kind: proxy.kind,
-            insecure: proxy.insecure,
-            upstream_proxy,
-            realm,
+            way,
         };
         // The rest of what the reader asks for, in the reader's own words.
         proxy_view::render(&route.document(AllowList::default(), None))
@@ -94,7 +66,7 @@ impl Route {
 
     /// Where it leads.
     pub fn target(&self) -> &RegistryHost {
-        &self.target
+        &self.way.target
     }
 
     /// What the proxy reads.
@@ -107,13 +79,13 @@ impl Route {
             name: self.name.clone(),
             project: self.project.clone(),
             keys: self.keys.clone(),
-            target: self.target.clone(),
-            path: self.path.clone(),
-            kind: self.kind,
-            insecure: self.insecure,
+            target: self.way.target.clone(),
+            path: self.way.path.clone(),
+            kind: self.way.kind,
+            insecure: self.way.insecure,
             allowed_hosts,
-            upstream_proxy: self.upstream_proxy.clone(),
-            realm: self.realm.clone(),
+            upstream_proxy: self.way.upstream_proxy.clone(),
+            realm: self.way.realm.clone(),
             credential,
         }
     }
@@ -124,8 +96,8 @@ impl Route {
     pub fn is_of(&self, document: &ProxyBinding) -> bool {
         self.name == document.name
             && self.project == document.project
-            && self.target == document.target
-            && self.path == document.path
-            && self.realm == document.realm
+            && self.way.target == document.target
+            && self.way.path == document.path
+            && self.way.realm == document.realm
     }
 }

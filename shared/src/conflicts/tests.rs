@@ -202,3 +202,20 @@ fn what_is_not_delivered_wins_nothing() {
     let unavailable = with(spec(), "/identity/credential", json!("SpiffeCertificate"));
     assert_eq!(conflict(unavailable, spec()), None);
 }
+
+#[test]
+fn an_ipv6_address_is_one_place_in_any_spelling() {
+    let realm = quay("[2001:db8::1]");
+    let mut shown = quay("[2001:DB8:0:0::1]:443");
+    shown["identity"]["audience"] = realm["identity"]["audience"].clone();
+    shown["exchange"] = json!({"type": "passthrough"});
+    shown["delivery"] = json!("proxy");
+    shown["proxy"] = json!({"keySha256": ["0"], "type": "oci"});
+    assert_eq!(conflict(realm.clone(), shown.clone()), None);
+    let elsewhere = with(shown, "/target/address", json!("[2001:db8::2]/team/charts"));
+    assert_eq!(
+        conflict(realm, elsewhere),
+        Some(Code::AudienceConflict),
+        "another address"
+    );
+}

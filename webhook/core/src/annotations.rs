@@ -35,6 +35,21 @@ pub const PROXY: &str = "workload-identity.dev/proxy";
 pub const REMOVE_STATIC_CREDENTIALS: &str = "workload-identity.dev/remove-static-credentials";
 /// The label that stock Argo CD puts on its pods.
 pub const APP_NAME: &str = "app.kubernetes.io/name";
+/// The label that names the product that a pod belongs to.
+pub const APP_PART_OF: &str = "app.kubernetes.io/part-of";
+/// The label that names the part of the product.
+pub const APP_COMPONENT: &str = "app.kubernetes.io/component";
+
+/// The labels with which a pod says what it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AppLabels<'a> {
+    /// [`APP_NAME`].
+    pub name: Option<&'a str>,
+    /// [`APP_PART_OF`].
+    pub part_of: Option<&'a str>,
+    /// [`APP_COMPONENT`].
+    pub component: Option<&'a str>,
+}
 
 /// Value of [`INJECT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,12 +91,26 @@ pub enum Component {
 }
 
 impl Component {
-    /// Reads the label `app.kubernetes.io/name` of a pod.
+    /// What a pod is by its labels and containers; `runs` says whether one of
+    /// them has this name or starts this program ([`starts`]).
     ///
-    /// Stock Argo CD and its Helm chart write `argocd-<component>`, the
-    /// operator `<resource>-<component>`. The suffix `-server` is also the end
-    /// of `-repo-server`; redis and dex servers have other names.
-    pub fn from_app_name(name: &str) -> Option<Self> {
+    /// Stock Argo CD and its Helm chart write `argocd-<component>` into
+    /// `app.kubernetes.io/name`, the operator and charts under another name
+    /// `<prefix>-<component>`. Other products call their pods so, too, so such a
+    /// name counts only beside what is Argo CD's own: the product's name in
+    /// `app.kubernetes.io/part-of`, or the program.
+    pub fn recognise(labels: AppLabels<'_>, runs: impl Fn(&str) -> bool) -> Option<Self> {
+        let component = Self::from_app_name(labels.name?)?;
+        let program = format!("argocd-{}", component.as_str());
+        let is_stock = labels.name == Some(&*program);
+        let is_part = labels.part_of == Some("argocd")
+            && labels.component.is_none_or(|it| it == component.as_str());
+        (is_stock || is_part || runs(&program)).then_some(component)
+    }
+
+    /// Reads a name that ends in one of the components'. The suffix `-server` is
+    /// also the end of `-repo-server`; redis and dex servers have other names.
+    fn from_app_name(name: &str) -> Option<Self> {
         let is = |component: &str| {
             name == component
                 || name
@@ -117,6 +146,19 @@ impl Component {
             Self::Server => "server",
         }
     }
+}
+
+/// Whether a container starts `program`, by the words of its command, or of its
+/// arguments where the image has the command.
+pub fn starts<'a>(program: &str, words: impl IntoIterator<Item = &'a str>) -> bool {
+    let is_program = |word: &str| word.rsplit('/').next() == Some(program) && !word.contains(':');
+    words.into_iter().enumerate().any(|(at, word)| {
+        // A word in the middle that is no path may be a host's name.
+        let is_whole = (at == 0 || word.starts_with('/')) && is_program(word);
+        let is_script = word.contains(char::is_whitespace);
+        let mut tokens = word.split(|c: char| c.is_whitespace() || matches!(c, ';' | '&' | '|'));
+        is_whole || (is_script && tokens.any(is_program))
+    })
 }
 
 /// Value of [`EXEC_AUTH`].

@@ -9,9 +9,6 @@
 pub mod account;
 mod exchange;
 
-use crate::secret::{
-    ClusterSecret, DeliveryChoice, RepositorySecret, WorkloadIdentity, key, no_proxy,
-};
 use shared::{
     allow_list::AllowList,
     binding::{
@@ -20,10 +17,14 @@ use shared::{
     },
     clouds,
     errors::{Code, Named},
+    proxy_view::Route,
 };
 use url::Url;
 
-use crate::proxy_key::{ProxyKeyring, Subject};
+use crate::{
+    proxy_key::{ProxyKeyring, Subject},
+    secret::{ClusterSecret, DeliveryChoice, RepositorySecret, WorkloadIdentity, key, no_proxy},
+};
 
 /// What the installation adds to a Secret to make a binding of it.
 #[derive(Debug, Clone, Default)]
@@ -91,13 +92,17 @@ impl Derivation {
         if delivery == Delivery::DockerConfig && !can_be_shared(secret) {
             problems.add(Code::DeliveryRefused, key::DELIVERY, "docker-config");
         }
+        if delivery == Delivery::DockerConfig && secret.is_plain_http() {
+            let reason = "true, and the credential would be in docker-config";
+            problems.add(Code::PlainHttpRefused, key::INSECURE_OCI_FORCE_HTTP, reason);
+        }
         let proxy = (delivery == Delivery::Proxy)
             .then(|| self.proxy(namespace, name, secret, &mut problems));
         let service_account = match &secret.project {
             Some(project) => format!("argocd-project-{project}"),
             None => "argocd-global".to_owned(),
         };
-        problems.finish(CredentialBindingSpec {
+        let spec = CredentialBindingSpec {
             target: Target {
                 kind: TargetKind::Registry,
                 address: secret.url.address(),
@@ -109,7 +114,14 @@ impl Derivation {
             delivery,
             consumers: self.registry_consumers.clone(),
             proxy,
-        })
+        };
+        // The agents ask the same of the binding.
+        if let Some(proxy) = &spec.proxy
+            && let Err(error) = Route::of(&spec, proxy)
+        {
+            problems.add(error.code, key::URL, &error.detail);
+        }
+        problems.finish(spec)
     }
 
     fn proxy(
@@ -216,7 +228,7 @@ impl Derivation {
         let host = url.host_str().unwrap_or_default();
         let port = url.port_or_known_default().unwrap_or(443);
         let registry = &secret.url.host;
-        let is_own = host == registry.name() && port == registry.port().unwrap_or(443);
+        let is_own = registry.has_name(host) && port == registry.port().unwrap_or(443);
         let is_allowed = is_own
             || clouds::is_token_service(kind, host, port)
             || self.allowed_hosts.permission(host, port).is_some();
@@ -286,7 +298,10 @@ impl Problems<'_> {
 /// How the credential of a repository travels.
 pub fn delivery(secret: &RepositorySecret) -> Delivery {
     match secret.delivery {
-        DeliveryChoice::Auto if can_be_shared(secret) => Delivery::DockerConfig,
+        // Helm would show what is in the file over plain HTTP, too.
+        DeliveryChoice::Auto if can_be_shared(secret) && !secret.is_plain_http() => {
+            Delivery::DockerConfig
+        }
         DeliveryChoice::Auto | DeliveryChoice::Proxy => Delivery::Proxy,
         DeliveryChoice::DockerConfig => Delivery::DockerConfig,
     }
@@ -327,6 +342,10 @@ pub fn proxy_warnings(object: &str, secret: &RepositorySecret) -> Vec<Named> {
     if no_proxy::bypasses(no_proxy, host) {
         let detail = format!("{object}, key {}: {host}", key::NO_PROXY);
         warnings.push(Named::new(Code::ProxyBypassed, detail));
+    }
+    if secret.is_plain_http() {
+        let detail = format!("{object}, key {}", key::INSECURE_OCI_FORCE_HTTP);
+        warnings.push(Named::new(Code::PlainHttpRefused, detail));
     }
     let certificates: Vec<_> = client_certificate(secret).collect();
     if !certificates.is_empty() {

@@ -8,6 +8,7 @@
 mod cluster;
 pub mod no_proxy;
 mod repository;
+mod spelling;
 mod values;
 
 pub use cluster::{ClusterConfig, ClusterSecret, ExecConfig, IN_CLUSTER_SERVER};
@@ -72,11 +73,16 @@ pub fn parse(
 }
 
 /// Whether the Secret asks for workload identity: `useWorkloadIdentity`, or
-/// `workloadIdentityProvider` alone.
+/// `workloadIdentityProvider` alone. No other key is looked at, whatever it
+/// holds: a Secret that does not ask is none of ours.
 fn opted_in(reader: &mut values::Reader<'_>) -> bool {
+    reader.check(key::USE_WORKLOAD_IDENTITY);
     match reader.boolean(key::USE_WORKLOAD_IDENTITY) {
         Some(asked) => asked,
-        None => reader.text(key::PROVIDER).is_some(),
+        None => {
+            reader.check(key::PROVIDER);
+            reader.text(key::PROVIDER).is_some()
+        }
     }
 }
 

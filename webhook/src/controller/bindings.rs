@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use control_plane_core::derive::{Derivation, object_name};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::{
@@ -34,7 +35,6 @@ use crate::{
     issuer::keys::InForce,
     source::{self, Derived, Found, Owner},
 };
-use control_plane_core::derive::{Derivation, object_name};
 
 /// Why a binding could not be brought up to date.
 #[derive(Debug, thiserror::Error)]

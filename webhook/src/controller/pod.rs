@@ -2,7 +2,9 @@
 //! whether it is a repo-server and has the credential proxy flows out. Never
 //! fails.
 
-use control_plane_core::annotations::{APP_NAME, COMPONENT, Component};
+use control_plane_core::annotations::{
+    APP_COMPONENT, APP_NAME, APP_PART_OF, AppLabels, COMPONENT, Component, starts,
+};
 use kube::core::DynamicObject;
 use serde_json::Value;
 use shared::layout::PROXY_CONTAINER;
@@ -22,11 +24,22 @@ impl RepoServer {
         let by_annotation = metadata
             .annotations
             .and_then(|found| Component::from_name(found.get(COMPONENT)?));
-        let by_label = metadata
-            .labels
-            .and_then(|found| Component::from_app_name(found.get(APP_NAME)?));
-        let is_repo_server = by_annotation.or(by_label) == Some(Component::RepoServer);
         let spec = &pod.data["spec"];
+        let labels = metadata.labels.unwrap_or_default();
+        let label = |name| labels.get(name).map(String::as_str);
+        let labels = AppLabels {
+            name: label(APP_NAME),
+            part_of: label(APP_PART_OF),
+            component: label(APP_COMPONENT),
+        };
+        let by_label = || {
+            let containers = spec["containers"].as_array();
+            Component::recognise(labels, |program| {
+                let mut containers = containers.into_iter().flatten();
+                containers.any(|container| runs(container, program))
+            })
+        };
+        let is_repo_server = by_annotation.or_else(by_label) == Some(Component::RepoServer);
         let phase = pod.data["status"]["phase"].as_str();
         let found = is_repo_server.then(|| Self {
             service_account: spec["serviceAccountName"]
@@ -44,6 +57,12 @@ impl RepoServer {
         let lacks = self.is_running && !self.has_proxy;
         lacks.then_some(&*self.service_account)
     }
+}
+
+fn runs(container: &Value, program: &str) -> bool {
+    let words = [&container["command"], &container["args"]];
+    let words = words.into_iter().filter_map(Value::as_array).flatten();
+    container["name"] == program || starts(program, words.filter_map(Value::as_str))
 }
 
 fn has_proxy(containers: &Value) -> bool {
@@ -95,6 +114,16 @@ mod tests {
         let mut named = pod("mine", "Running", json!(null));
         named["metadata"]["annotations"] = json!({ COMPONENT: "repo-server" });
         assert_eq!(lacks(named).as_deref(), Some("repo"));
+    }
+
+    #[test]
+    fn a_repo_server_of_another_product_is_none() {
+        let mut other = pod("gitea-repo-server", "Running", json!(null));
+        assert_eq!(read(other.clone()), None);
+        other["spec"]["containers"] = json!([{"name": "a"}, {"name": "argocd-repo-server"}]);
+        assert!(read(other.clone()).is_some(), "the operator's");
+        other["spec"]["containers"] = json!([{"name": "a", "args": ["/bin/argocd-repo-server"]}]);
+        assert!(read(other).is_some(), "the chart's");
     }
 
     #[test]

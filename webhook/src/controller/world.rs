@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use control_plane_core::derive::account::{self, Annotations};
 use k8s_openapi::api::core::v1::{Node, Secret, ServiceAccount};
 use kube::{
     core::{DynamicObject, PartialObjectMeta},
@@ -18,7 +19,6 @@ use shared::{
 };
 
 use super::{binding::Binding, pod::RepoServer};
-use control_plane_core::derive::account::{self, Annotations};
 
 /// A Secret and its binding, which share a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -11,6 +11,7 @@ use std::{io::Write, path::PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use control_plane_core::settings::{IssuerUrl, Namespace, one};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use serde::Serialize;
@@ -26,7 +27,6 @@ use crate::{
     kube::client::client,
     source::wipe,
 };
-use control_plane_core::settings::{IssuerUrl, Namespace, one};
 
 /// Settings as they are typed.
 #[derive(Debug, Clone, Args)]

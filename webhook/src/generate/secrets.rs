@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use control_plane_core::secret::{SECRET_TYPE, SecretKind};
+use control_plane_core::{
+    derive::object_name,
+    secret::{SECRET_TYPE, SecretKind},
+    settings::{Namespace, is_dns_label, is_dns_subdomain},
+};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, api::ListParams};
 use serde_json::Value;
@@ -16,8 +20,6 @@ use shared::errors::{Code, Named};
 use zeroize::Zeroize;
 
 use crate::source::wipe;
-use control_plane_core::derive::object_name;
-use control_plane_core::settings::{Namespace, is_dns_label, is_dns_subdomain};
 
 /// Hands every Secret of Argo CD in these namespaces to `take`.
 ///

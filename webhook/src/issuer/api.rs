@@ -16,6 +16,7 @@ use axum::{
     routing,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use control_plane_core::settings::IssuerUrl;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use shared::{
@@ -33,7 +34,6 @@ use super::{
     svid,
     token_request::Minter,
 };
-use control_plane_core::settings::IssuerUrl;
 
 /// Two tokens and two names fit many times.
 const BODY_LIMIT: usize = 64 * 1024;

@@ -2,6 +2,7 @@
 //! [`authorize`](super::authorize) flow out. Nothing is cached: a token of a
 //! deleted pod is refused at once.
 
+use control_plane_core::derive::{Derivation, object_name};
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec},
     core::v1::Pod,
@@ -17,7 +18,6 @@ use zeroize::Zeroize;
 
 use super::authorize::{Consumer, PodState, ReviewedToken};
 use crate::source::{self, Derived, Owner};
-use control_plane_core::derive::{Derivation, object_name};
 
 /// A binding as its Secret and service account make it.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use control_plane_core::settings::IssuerUrl;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::Serialize;
@@ -14,7 +15,6 @@ use super::{
     authorize::Grant,
     keys::{KeyError, SigningKey},
 };
-use control_plane_core::settings::IssuerUrl;
 
 /// A signed token.
 #[derive(Debug)]

@@ -35,7 +35,7 @@ pub(super) fn permit(
     let name = host.to_string();
     let name = name.trim_matches(['[', ']']);
     let permission = allowed.permission(name, port);
-    let is_own = name.eq_ignore_ascii_case(own.name()) && port == own.port().unwrap_or(443);
+    let is_own = own.has_name(name) && port == own.port().unwrap_or(443);
     if permission.is_none() && !is_own && !clouds::is_service(kind, name, port) {
         return Err(Named::new(
             Code::HostNotAllowed,

@@ -9,11 +9,6 @@ mod config;
 
 use std::collections::BTreeMap;
 
-use crate::annotations::REMOVE_STATIC_CREDENTIALS;
-use crate::secret::{
-    self, ClusterConfig, ClusterSecret, ExecConfig, RepositorySecret, SecretKind, SecretValues,
-    WorkloadIdentity, key,
-};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::Value;
@@ -30,8 +25,13 @@ use super::{
     review::{Operation, Request, Text},
 };
 use crate::{
+    annotations::REMOVE_STATIC_CREDENTIALS,
     derive::{self, Derivation, object_name},
     proxy_key::{self, Written},
+    secret::{
+        self, ClusterConfig, ClusterSecret, ExecConfig, RepositorySecret, SecretKind, SecretValues,
+        WorkloadIdentity, key,
+    },
 };
 
 /// What becomes of Secrets.

@@ -6,7 +6,6 @@
 //! annotation goes, and so that what a user wrote in the template, which is
 //! nearer to the pod, is never touched.
 
-use crate::annotations::{INJECT, INJECT_SOURCE, INJECT_SOURCE_WORKLOAD, Inject};
 use serde::Deserialize;
 use serde_json::json;
 use shared::errors::{Code, Named};
@@ -18,6 +17,7 @@ use super::{
     read,
     review::{Operation, Request, Text},
 };
+use crate::annotations::{INJECT, INJECT_SOURCE, INJECT_SOURCE_WORKLOAD, Inject};
 
 const ARGO_CD_GROUP: &str = "argoproj.io";
 const ARGO_CD_KIND: &str = "ArgoCD";

@@ -6,14 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::secret::key;
 use shared::{
     binding::{CloudAccount, CredentialBindingSpec, CredentialKind, ExchangeKind},
     clouds::gcp,
     errors::{Code, Named},
 };
 
-use crate::derive::object_name;
+use crate::{derive::object_name, secret::key};
 
 /// AWS: the role to assume.
 pub const ROLE_ARN: &str = "eks.amazonaws.com/role-arn";

@@ -2,7 +2,6 @@
 //! and URLs mean, and the audience that this protocol wants. The table is in
 //! docs/providers. Pure.
 
-use crate::secret::{RepositorySecret, key};
 use shared::{
     binding::{CredentialKind, Exchange, ExchangeKind, Provider},
     clouds::aws,
@@ -11,6 +10,7 @@ use shared::{
 use url::Url;
 
 use super::Problems;
+use crate::secret::{RepositorySecret, key};
 
 /// Path of Quay's robot federation endpoint, by which it is told from other
 /// token endpoints.

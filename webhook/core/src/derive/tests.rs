@@ -16,11 +16,16 @@ fn derivation() -> Derivation {
     }
 }
 
-fn derive(label: &str, pairs: &[(&str, &str)]) -> Result<CredentialBindingSpec, Vec<Named>> {
+fn parse(label: &str, pairs: &[(&str, &str)]) -> Result<WorkloadIdentity, Vec<Named>> {
     let kind = SecretKind::from_label(label).expect("a label");
     let values = pairs.iter().map(|(key, text)| (*key, text.as_bytes()));
     let values = SecretValues::from_bytes(values);
-    let parsed = secret::parse(kind, "Secret argocd/example", &values)?.expect("workload identity");
+    let parsed = secret::parse(kind, "Secret argocd/example", &values)?;
+    Ok(parsed.expect("workload identity"))
+}
+
+fn derive(label: &str, pairs: &[(&str, &str)]) -> Result<CredentialBindingSpec, Vec<Named>> {
+    let parsed = parse(label, pairs)?;
     derivation().binding("argocd", "example", &parsed)
 }
 
@@ -371,4 +376,124 @@ fn a_token_url_carries_no_secret() {
         assert_eq!(errors[0].code, Code::InvalidSecret, "{errors:?}");
         assert!(!format!("{errors:?}").contains("hunter2"), "{errors:?}");
     }
+}
+
+/// Nothing is bound and signed for that each node would then refuse.
+#[test]
+fn a_path_that_the_credential_proxy_would_refuse_is_refused_here() {
+    let at = |kind, url| {
+        let mut pairs = with(&with(&QUAY, "type", kind), "url", url);
+        pairs.push(("workloadIdentityDelivery", "proxy"));
+        pairs
+    };
+    for (kind, url) in [
+        ("git", "https://quay.example.org/acme/My%20Project/_git/app"),
+        (
+            "helm",
+            "https://quay.example.org/api/v4/projects/platform%2Fcharts/packages/helm/stable",
+        ),
+        ("git", "https://quay.example.org/a//b"),
+        ("git", "https://quay.example.org/a/../b"),
+        ("git", "https://quay.example.org/./a"),
+        ("git", "https://quay.example.org/a\\b"),
+        ("oci", "oci://quay.example.org/a/%2e%2e/b"),
+    ] {
+        let errors = derive("repository", &at(kind, url)).unwrap_err();
+        let codes: Vec<_> = errors.iter().map(|error| error.code).collect();
+        assert_eq!(codes, [Code::PathRefused], "{url}");
+        assert!(
+            errors[0]
+                .detail
+                .starts_with("Secret argocd/example, key url: "),
+            "{errors:?}"
+        );
+    }
+    for url in [
+        "https://quay.example.org",
+        "https://quay.example.org/api/v4/projects/42/packages/helm/stable/",
+        "https://quay.example.org/a.b/c..d/.e",
+    ] {
+        assert!(derive("repository", &at("git", url)).is_ok(), "{url}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn what_is_bound_is_what_the_proxy_can_read(path in "[a-z%2f./\\\\ ]{0,10}") {
+        use shared::proxy_view::{self, KeyHash, ProxyBinding};
+        let url = format!("https://quay.example.org/{path}");
+        let mut pairs = with(&with(&QUAY, "type", "git"), "url", &url);
+        pairs.push(("workloadIdentityDelivery", "proxy"));
+        if let Ok(spec) = derive("repository", &pairs) {
+            let address = spec.target.address;
+            let (host, path) = address.split_once('/').unwrap_or((&address, ""));
+            let document = ProxyBinding {
+                name: "example".into(),
+                project: None,
+                keys: vec![KeyHash::of(b"a")],
+                target: shared::registry::RegistryHost::parse(host).unwrap(),
+                path: path.to_owned(),
+                kind: shared::binding::ProxyKind::Git,
+                insecure: false,
+                allowed_hosts: AllowList::default(),
+                upstream_proxy: None,
+                realm: None,
+                credential: None,
+            };
+            proptest::prop_assert!(proxy_view::render(&document).is_ok(), "{}", url);
+        }
+    }
+}
+
+#[test]
+fn an_address_is_the_registrys_own_host_in_any_spelling() {
+    let key = "workloadIdentityRegistryAuthURL";
+    for (host, own) in [
+        ("[::1]", "[::1]"),
+        ("[2001:DB8:0::1]:8443", "[2001:db8::1]:8443"),
+        ("[2001:db8::1]:443", "[2001:db8:0:0::1]"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("Quay.Example.Org", "quay.example.org:443"),
+    ] {
+        let url = format!("oci://{host}/myorg/charts");
+        let auth = format!("https://{own}/oauth2/federation/robot/token");
+        let pairs = with(&QUAY, "url", &url);
+        assert!(
+            derive("repository", &with(&pairs, key, &auth)).is_ok(),
+            "{host} {own}"
+        );
+    }
+    for (host, other) in [
+        ("[::1]", "[::2]"),
+        ("[::1]", "[::1]:8443"),
+        ("[::1]", "[::]"),
+    ] {
+        let url = format!("oci://{host}/myorg/charts");
+        let auth = format!("https://{other}/oauth2/federation/robot/token");
+        let pairs = with(&QUAY, "url", &url);
+        assert_eq!(
+            codes("repository", &with(&pairs, key, &auth)),
+            [Code::HostNotAllowed]
+        );
+    }
+}
+
+#[test]
+fn plain_http_never_meets_the_shared_file() {
+    let mut pairs = with(&QUAY, "insecureOCIForceHttp", "true");
+    assert_eq!(
+        derive("repository", &pairs).unwrap().delivery,
+        Delivery::Proxy
+    );
+    pairs.push(("workloadIdentityDelivery", "docker-config"));
+    assert_eq!(codes("repository", &pairs), [Code::PlainHttpRefused]);
+    let found = parse("repository", &with(&QUAY, "insecureOCIForceHttp", "true"));
+    let Ok(WorkloadIdentity::Repository(found)) = found else {
+        panic!("{found:?}");
+    };
+    let codes: Vec<_> = proxy_warnings("x", &found)
+        .iter()
+        .map(|it| it.code)
+        .collect();
+    assert_eq!(codes, [Code::PlainHttpRefused]);
 }

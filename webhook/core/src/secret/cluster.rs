@@ -2,18 +2,20 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
+use shared::{
+    binding::{CredentialKind, Provider},
+    bounds,
+    errors::{Code, Named},
+    layout,
+};
 
 use crate::secret::{
     opted_in,
     repository::{credential, provider},
+    spelling,
     values::{Reader, SecretValues, key},
-};
-use shared::{
-    binding::{CredentialKind, Provider},
-    errors::{Code, Named},
-    layout,
 };
 
 /// The server URL of the cluster that Argo CD itself runs in; Argo CD ignores
@@ -66,6 +68,7 @@ pub struct ClusterConfig<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct TlsClientConfig<'a> {
+    #[serde(deserialize_with = "even_null")]
     insecure: bool,
     #[serde(borrow)]
     cert_data: Option<Presence<'a>>,
@@ -89,6 +92,7 @@ impl std::fmt::Debug for Presence<'_> {
 #[serde(rename_all = "camelCase", default)]
 pub struct ExecConfig {
     /// Path of the plugin.
+    #[serde(deserialize_with = "even_null")]
     pub command: String,
     /// Its arguments.
     pub args: Option<Vec<String>>,
@@ -96,6 +100,13 @@ pub struct ExecConfig {
     pub env: Option<BTreeMap<String, String>>,
     /// The ExecCredential version.
     pub api_version: Option<String>,
+}
+
+/// To Go, `null` is what is not set.
+fn even_null<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl ExecConfig {
@@ -131,7 +142,8 @@ impl<'a> ClusterConfig<'a> {
     /// Reads the JSON. An empty text is an empty configuration.
     ///
     /// # Errors
-    /// Line and column; never the content, which may hold a token.
+    /// Line and column, or the name of a member that Argo CD would read
+    /// otherwise; never the content, which may hold a token.
     pub fn parse(json: &'a str) -> Result<Self, String> {
         let trimmed = json.trim_start();
         if trimmed.is_empty() {
@@ -141,6 +153,7 @@ impl<'a> ClusterConfig<'a> {
         if !trimmed.starts_with('{') {
             return Err("not an object".to_owned());
         }
+        spelling::check(json)?;
         serde_json::from_str(json)
             .map_err(|error| format!("line {}, column {}", error.line(), error.column()))
     }
@@ -196,10 +209,13 @@ pub(super) fn parse(
         .and_then(ExecConfig::guide_audience)
         .map(str::to_owned);
     let server = reader.text(key::SERVER).unwrap_or_default();
+    // Argo CD takes a slash at the end away.
+    let is_local = server.trim_end_matches('/') == IN_CLUSTER_SERVER;
     let opted_in = opted_in(&mut reader);
-    if server == IN_CLUSTER_SERVER || (!opted_in && guide_audience.is_none()) {
+    if is_local || (!opted_in && guide_audience.is_none()) {
         return reader.finish(Some(None));
     }
+    reader.check_all();
     let config = match config {
         Ok(config) => config,
         Err(place) => {
@@ -209,7 +225,10 @@ pub(super) fn parse(
     };
     let server = match url::Url::parse(server) {
         Ok(url) if url.scheme() == "https" && url.host().is_some() && url.username().is_empty() => {
-            Some(url)
+            let length = url.as_str().len();
+            reader
+                .is_bounded(Code::InvalidUrl, key::SERVER, length, bounds::ADDRESS)
+                .then_some(url)
         }
         _ => {
             reader.problem(Code::InvalidUrl, key::SERVER, "not an https URL");
@@ -219,13 +238,22 @@ pub(super) fn parse(
     let project = reader.project();
     let provider = provider(&mut reader);
     let credential = credential(&mut reader);
-    let audience = reader
-        .text(key::AUDIENCE)
-        .map(str::to_owned)
-        .or(guide_audience);
-    if audience.is_none() {
-        reader.problem(Code::AudienceMissing, key::AUDIENCE, "not set");
-    }
+    let audience = match guide_audience.filter(|_| reader.text(key::AUDIENCE).is_none()) {
+        Some(audience) => reader
+            .is_bounded(
+                Code::InvalidClusterConfig,
+                key::CONFIG,
+                audience.len(),
+                bounds::AUDIENCE,
+            )
+            .then_some(audience),
+        None => {
+            if reader.text(key::AUDIENCE).is_none() {
+                reader.problem(Code::AudienceMissing, key::AUDIENCE, "not set");
+            }
+            reader.bounded(key::AUDIENCE, bounds::AUDIENCE)
+        }
+    };
     let secret = server
         .zip(provider)
         .zip(audience)

@@ -1,14 +1,16 @@
 //! Repository and repo-creds Secrets.
 
-use crate::secret::{
-    SecretKind, opted_in,
-    values::{Reader, SecretValues, key},
-};
 use shared::{
     binding::{CredentialKind, Provider, ProxyKind, reserved_parameter},
+    bounds,
     errors::{Code, Named},
     proxy_view::upstream_proxy,
     registry::{RepositoryReference, Scheme},
+};
+
+use crate::secret::{
+    SecretKind, opted_in,
+    values::{Reader, SecretValues, key},
 };
 
 /// The `type` of a repository.
@@ -65,6 +67,8 @@ pub struct RepositorySecret {
     pub delivery: DeliveryChoice,
     /// Content is fetched without verifying the target's certificate.
     pub insecure: bool,
+    /// `insecureOCIForceHttp`.
+    pub plain_http: bool,
     /// The user's own proxy, beyond the credential proxy.
     pub upstream_proxy: Option<url::Url>,
     /// Hosts that Argo CD reaches without a proxy, as Go reads `NO_PROXY`.
@@ -83,6 +87,12 @@ impl RepositorySecret {
     /// Whether charts are pulled by Helm from an OCI registry.
     pub fn is_helm_oci(&self) -> bool {
         self.repository_type == RepositoryType::Helm && self.url.scheme != Scheme::Https
+    }
+
+    /// Whether Argo CD speaks plain HTTP to the registry; it does to none but
+    /// OCI registries.
+    pub fn is_plain_http(&self) -> bool {
+        self.plain_http && self.proxy_kind() == ProxyKind::Oci
     }
 
     /// What the credential proxy finds at the URL.
@@ -114,6 +124,7 @@ pub(super) fn parse(
     if !opted_in(&mut reader) {
         return reader.finish(Some(None));
     }
+    reader.check_all();
     let repository_type = match reader.text(key::TYPE) {
         // Argo CD takes a Secret without a type as git.
         None => Some(RepositoryType::Git),
@@ -144,6 +155,10 @@ pub(super) fn parse(
     };
     let enable_oci = reader.boolean(key::ENABLE_OCI).unwrap_or(false);
     let insecure = reader.boolean(key::INSECURE).unwrap_or(false);
+    let plain_http = reader
+        .boolean(key::INSECURE_OCI_FORCE_HTTP)
+        .unwrap_or(false);
+    let azure = reader.boolean(key::USE_AZURE_WORKLOAD_IDENTITY) == Some(true);
     if let (Some(repository_type), Some(url)) = (repository_type, &url) {
         check_scheme(&mut reader, repository_type, url, enable_oci);
     }
@@ -184,7 +199,14 @@ pub(super) fn parse(
                     None
                 }
             });
-    let owned = |name| reader.text(name).map(str::to_owned);
+    let audience = reader.bounded(key::AUDIENCE, bounds::AUDIENCE);
+    let registry_service = reader.bounded(key::REGISTRY_SERVICE, bounds::NAME);
+    let registry_username = reader.bounded(key::REGISTRY_USERNAME, bounds::NAME);
+    let no_proxy = reader.text(key::NO_PROXY).map(str::to_owned);
+    let mut static_credentials = values.static_credentials().to_vec();
+    if azure {
+        static_credentials.push(key::USE_AZURE_WORKLOAD_IDENTITY);
+    }
     let secret =
         repository_type
             .zip(url)
@@ -196,17 +218,18 @@ pub(super) fn parse(
                 url,
                 project,
                 provider,
-                audience: owned(key::AUDIENCE),
+                audience,
                 registry_auth_url,
-                registry_service: owned(key::REGISTRY_SERVICE),
-                registry_username: owned(key::REGISTRY_USERNAME),
+                registry_service,
+                registry_username,
                 token_url,
                 credential,
                 delivery,
                 insecure,
+                plain_http,
                 upstream_proxy,
-                no_proxy: owned(key::NO_PROXY),
-                static_credentials: values.static_credentials().to_vec(),
+                no_proxy,
+                static_credentials,
             });
     reader.finish(secret).map(Some)
 }

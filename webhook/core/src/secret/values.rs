@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use shared::{
+    bounds,
+    errors::{Code, Named},
+};
 use zeroize::Zeroizing;
-
-use shared::errors::{Code, Named};
 
 /// Keys of the Secrets' data.
 pub mod key {
@@ -19,6 +21,10 @@ pub mod key {
     pub const ENABLE_OCI: &str = "enableOCI";
     /// `"true"` skips TLS verification toward the registry.
     pub const INSECURE: &str = "insecure";
+    /// `"true"` makes Argo CD speak plain HTTP to an OCI registry.
+    pub const INSECURE_OCI_FORCE_HTTP: &str = "insecureOCIForceHttp";
+    /// `"true"` makes Argo CD fetch a credential of its own from Azure.
+    pub const USE_AZURE_WORKLOAD_IDENTITY: &str = "useAzureWorkloadIdentity";
     /// Argo CD's proxy for this repository.
     pub const PROXY: &str = "proxy";
     /// Hosts that Argo CD reaches without that proxy.
@@ -64,8 +70,11 @@ pub mod key {
         UPSTREAM_PROXY,
     ];
 
-    /// Keys with which Argo CD authenticates to repositories by itself.
-    pub const STATIC_CREDENTIALS: [&str; 8] = [
+    /// Keys with which Argo CD authenticates to repositories by itself, besides
+    /// [`USE_AZURE_WORKLOAD_IDENTITY`]. Argo CD reads the names of an Azure
+    /// service principal in one spelling from repository Secrets, and in the
+    /// other from repo-creds (util/db/repository_secrets.go).
+    pub const STATIC_CREDENTIALS: [&str; 13] = [
         "username",
         "password",
         "bearerToken",
@@ -74,14 +83,35 @@ pub mod key {
         "tlsClientCertKey",
         "githubAppPrivateKey",
         "gcpServiceAccountKey",
+        "azureServicePrincipalClientSecret",
+        "azureServicePrincipalClientId",
+        "azureServicePrincipalClientID",
+        "azureServicePrincipalTenantId",
+        "azureServicePrincipalTenantID",
     ];
 
     /// Those of [`STATIC_CREDENTIALS`] that belong to a TLS connection.
     pub const CLIENT_CERTIFICATE: [&str; 2] = ["tlsClientCertData", "tlsClientCertKey"];
 
-    pub(super) const READ: [&str; 10] = [
-        TYPE, URL, PROJECT, ENABLE_OCI, INSECURE, PROXY, NO_PROXY, NAME, SERVER, CONFIG,
+    pub(super) const READ: [&str; 12] = [
+        TYPE,
+        URL,
+        PROJECT,
+        ENABLE_OCI,
+        INSECURE,
+        INSECURE_OCI_FORCE_HTTP,
+        USE_AZURE_WORKLOAD_IDENTITY,
+        PROXY,
+        NO_PROXY,
+        NAME,
+        SERVER,
+        CONFIG,
     ];
+
+    /// Those whose blanks and line ends are somebody else's to judge: of a URL
+    /// and a project, whose own readers refuse them, of JSON and lists, where
+    /// they mean nothing, and of a value that is written here.
+    pub(super) const AS_THEY_ARE: [&str; 5] = [URL, PROJECT, CONFIG, NO_PROXY, PROXY];
 }
 
 /// The values that this crate reads, decoded. Of static credentials only their
@@ -180,31 +210,81 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(object: &'a str, values: &'a SecretValues) -> Self {
-        let problems = values
-            .unreadable
-            .iter()
-            .map(|(name, reason)| {
-                Named::new(
-                    Code::InvalidSecret,
-                    format!("{object}, key {name}: {reason}"),
-                )
-            })
-            .collect();
         Self {
             object,
             values,
-            problems,
+            problems: Vec::new(),
         }
     }
 
-    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
-        self.values.text(name)
+    /// Looks whether the value of a key can be read, and has no blank around it
+    /// that Argo CD and registries would take for a part of it.
+    pub(super) fn check(&mut self, name: &str) {
+        let mut unreadable = self.values.unreadable.iter();
+        let reason = match unreadable.find(|(key, _)| *key == name) {
+            Some((_, reason)) => Some(*reason),
+            None if key::AS_THEY_ARE.contains(&name) => None,
+            None => self.values.text(name).and_then(|text| {
+                if text.trim() != text {
+                    Some("has a blank or a line end at its start or end")
+                } else if text.chars().any(char::is_control) {
+                    Some("has a control character")
+                } else {
+                    None
+                }
+            }),
+        };
+        if let Some(reason) = reason {
+            self.problem(Code::InvalidSecret, name, reason);
+        }
     }
 
+    /// [`Reader::check`] of every key, but for those of the opt-in, which are
+    /// looked at before.
+    pub(super) fn check_all(&mut self) {
+        let known = key::WORKLOAD_IDENTITY.into_iter().chain(key::READ);
+        for name in known.filter(|name| *name != key::USE_WORKLOAD_IDENTITY) {
+            self.check(name);
+        }
+    }
+
+    /// The value of a key, without the blanks around it that [`Reader::check`]
+    /// finds, so that nothing else is said of them.
+    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
+        let text = self.values.text(name)?;
+        if key::AS_THEY_ARE.contains(&name) {
+            return Some(text);
+        }
+        Some(text.trim()).filter(|text| !text.is_empty())
+    }
+
+    /// The value of a key that has at most `longest` bytes.
+    pub(super) fn bounded(&mut self, name: &str, longest: usize) -> Option<String> {
+        let text = self.text(name)?;
+        self.is_bounded(Code::InvalidSecret, name, text.len(), longest)
+            .then(|| text.to_owned())
+    }
+
+    /// Whether a value's `length` is within what a binding takes.
+    pub(super) fn is_bounded(
+        &mut self,
+        code: Code,
+        name: &str,
+        length: usize,
+        longest: usize,
+    ) -> bool {
+        if length > longest {
+            let reason = format!("has {length} bytes, and at most {longest} are allowed");
+            self.problem(code, name, &reason);
+        }
+        length <= longest
+    }
+
+    /// A boolean as Go's strconv.ParseBool reads it, which Argo CD uses.
     pub(super) fn boolean(&mut self, name: &str) -> Option<bool> {
         match self.text(name)? {
-            "true" | "True" | "TRUE" | "1" => Some(true),
-            "false" | "False" | "FALSE" | "0" => Some(false),
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
             _ => {
                 self.problem(Code::InvalidSecret, name, "not true or false");
                 None
@@ -249,7 +329,9 @@ impl<'a> Reader<'a> {
                 self.problem(Code::AuthUrlInvalid, name, "has user information");
                 None
             }
-            Ok(url) => Some(url),
+            Ok(url) => self
+                .is_bounded(Code::AuthUrlInvalid, name, url.as_str().len(), bounds::URL)
+                .then_some(url),
             Err(error) => {
                 self.problem(Code::AuthUrlInvalid, name, &error.to_string());
                 None
@@ -267,10 +349,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn problem(&mut self, code: Code, name: &str, reason: &str) {
-        self.problems.push(Named::new(
-            code,
-            format!("{}, key {name}: {reason}", self.object),
-        ));
+        let problem = Named::new(code, format!("{}, key {name}: {reason}", self.object));
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 
     pub(super) fn push(&mut self, name: &str, error: Named) {

@@ -4,6 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
+use control_plane_core::settings::IssuerUrl;
 use reqwest::{Certificate, Client, redirect::Policy};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -11,7 +12,6 @@ use url::Url;
 
 use super::Documents;
 use crate::issuer::documents::{DISCOVERY_PATH, KEYS_PATH};
-use control_plane_core::settings::IssuerUrl;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Far more than two documents of a few keys have.

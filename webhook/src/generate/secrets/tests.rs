@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use control_plane_core::settings::one;
 use k8s_openapi::api::core::v1::Secret;
 use kube::client::Body;
 use proptest::prelude::*;
@@ -9,7 +10,6 @@ use serde_json::json;
 use tower::service_fn;
 
 use super::*;
-use control_plane_core::settings::one;
 
 fn argocd() -> Namespace {
     one("namespace", "argocd").unwrap()

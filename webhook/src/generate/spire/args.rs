@@ -4,13 +4,13 @@
 use std::{fmt, path::PathBuf};
 
 use clap::{Args, ValueEnum};
+use control_plane_core::{
+    derive::Derivation,
+    settings::{Namespace, ServiceAccountName, Setting, SettingError, TrustDomain, one},
+};
 use shared::selectors::{self, Selector, SelectorTemplate};
 
 use crate::generate::duration;
-use control_plane_core::derive::Derivation;
-use control_plane_core::settings::{
-    Namespace, ServiceAccountName, Setting, SettingError, TrustDomain, one,
-};
 
 /// Settings as they are typed.
 #[derive(Debug, Clone, Args)]

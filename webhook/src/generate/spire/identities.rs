@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use control_plane_core::derive::{Derivation, object_name};
 use k8s_openapi::api::core::v1::Secret;
 use shared::{
     binding::{CredentialBindingSpec, CredentialKind, ExchangeKind, undeliverable},
@@ -10,7 +11,6 @@ use shared::{
 };
 
 use crate::source::{Derived, derive};
-use control_plane_core::derive::{Derivation, object_name};
 
 /// Everybody who is to be registered.
 #[derive(Debug, Default)]

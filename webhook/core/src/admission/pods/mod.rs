@@ -9,23 +9,26 @@ mod container;
 mod sidecar;
 mod view;
 
-use crate::annotations::{Component, ExecAuth, INJECTED, Inject, PodOptions};
 use serde_json::json;
 use shared::{
     errors::{Code, Named},
     layout::{CONTRACT_VERSION, CSI_DRIVER, SPIFFE_CSI_DRIVER, SPIFFE_VOLUME_NAME, VOLUME_NAME},
 };
 
-pub use self::view::PodView;
 use self::{
     container::{Additions, Wishes},
     sidecar::is_sidecar,
     view::{Container, PodSpec},
 };
+pub use self::{
+    sidecar::{PullPolicy, SidecarSettings},
+    view::PodView,
+};
 use super::{
     Skip, Verdict,
     patch::{Patch, Slot},
 };
+use crate::annotations::{Component, ExecAuth, INJECTED, Inject, PodOptions};
 
 /// What selected the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub enum Entry {
 pub struct PodConfig {
     /// Image of the credential proxy; without it no pod gets one.
     pub proxy_image: Option<String>,
+    /// How the credential proxy runs.
+    pub sidecar: SidecarSettings,
     /// The nodes have the SPIFFE CSI driver.
     pub spiffe_csi_driver: bool,
 }
@@ -123,7 +128,10 @@ pub fn decide(pod: &PodView<'_>, entry: Entry, config: &PodConfig) -> Verdict {
 }
 
 fn component_of(pod: &PodView<'_>) -> Option<Component> {
-    Component::from_app_name(pod.labels()?.app_name.as_deref()?)
+    let containers = || pod.spec.iter().flat_map(PodSpec::containers);
+    Component::recognise(pod.labels()?.app(), |program| {
+        containers().any(|container| container.runs(program))
+    })
 }
 
 fn unknown_component() -> Named {

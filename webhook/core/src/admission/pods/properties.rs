@@ -1,6 +1,5 @@
 //! Idempotence over pods that fit and pods that do not.
 
-use crate::annotations;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -8,7 +7,7 @@ use super::{
     Entry, PodConfig,
     tests::{apply, verdict},
 };
-use crate::admission::Outcome;
+use crate::{admission::Outcome, annotations};
 
 /// Pods with everything that the decision looks at, fitting or not.
 fn any_pod() -> impl Strategy<Value = Value> {
@@ -24,6 +23,7 @@ fn any_pod() -> impl Strategy<Value = Value> {
         "/tmp",
         "/app/config/tls",
         "/var/run/workload-identity-tls",
+        "/home/argocd/.docker",
     ]);
     let volume_name = prop::sample::select(vec![
         "workload-identity",
@@ -59,6 +59,13 @@ fn any_pod() -> impl Strategy<Value = Value> {
         json!({"name": "ARGOCD_TLS_DATA_PATH", "value": "/x"}),
         json!({"name": "SSL_CERT_DIR", "value": "/x"}),
         json!({"name": "https_proxy", "value": "http://proxy:3128"}),
+        json!({"name": "HOME", "value": "/x"}),
+    ]);
+    let source = prop::sample::select(vec![
+        json!({"configMapRef": {"name": "x"}}),
+        json!({"prefix": "DOCKER_", "secretRef": {"name": "x"}}),
+        json!({"prefix": "SSL_", "secretRef": {"name": "x"}}),
+        json!({"prefix": "NONE_", "secretRef": {"name": "x"}}),
     ]);
     let name = prop::sample::select(vec![
         "argocd-server",
@@ -68,8 +75,10 @@ fn any_pod() -> impl Strategy<Value = Value> {
         "credential-proxy",
     ]);
     let list = |item| prop::option::of(prop::collection::vec(item, 0..4));
-    let container = (name, list(env.boxed()), list(mount.boxed()))
-        .prop_map(|(name, env, mounts)| json!({"name": name, "env": env, "volumeMounts": mounts}))
+    let container = (name, list(env.boxed()), list(mount.boxed()), list(source.boxed()))
+        .prop_map(|(name, env, mounts, sources)| {
+            json!({"name": name, "env": env, "volumeMounts": mounts, "envFrom": sources})
+        })
         .boxed();
     let label = prop::sample::select(vec![
         "argocd-server",
@@ -114,8 +123,14 @@ proptest! {
     /// Whatever a pod has: the patch applies, only adds, and a second decision
     /// finds nothing to do and warns of the same.
     #[test]
-    fn a_patched_pod_needs_no_patch(pod in any_pod(), spiffe in any::<bool>(), proxy in any::<bool>()) {
-        let config = PodConfig { spiffe_csi_driver: spiffe, proxy_image: proxy.then(|| "agent:v1".into()) };
+    fn a_patched_pod_needs_no_patch(
+        mut pod in any_pod(), spiffe in any::<bool>(), proxy in any::<bool>(),
+        pull in prop::sample::select(vec![json!(null), json!([]), json!([{"name": "mirror"}]), json!([{"name": "own"}, {}])]),
+    ) {
+        pod["spec"]["imagePullSecrets"] = pull;
+        let mut config = PodConfig { spiffe_csi_driver: spiffe, ..PodConfig::default() };
+        config.proxy_image = proxy.then(|| "agent:v1".into());
+        config.sidecar.pull_secrets = vec!["mirror".into()];
         let first = verdict(&pod, Entry::Namespace, &config);
         let patched = apply(&pod, &first);
         let second = verdict(&patched, Entry::Namespace, &config);

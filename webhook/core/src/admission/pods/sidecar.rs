@@ -5,7 +5,8 @@
 //! All or nothing: half of it would break Argo CD's TLS, or be of no use. A pod
 //! that has the sidecar is left as it is.
 
-use crate::annotations::{Component, PodOptions};
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use shared::{
     errors::{Code, Named},
@@ -21,7 +22,10 @@ use super::{
     container::{self, Additions},
     view::{Container, PodSpec},
 };
-use crate::admission::patch::{Patch, Slot};
+use crate::{
+    admission::patch::{Patch, Slot},
+    annotations::{Component, PodOptions},
+};
 
 /// Where Argo CD reads the certificates of servers from (its
 /// `ARGOCD_TLS_DATA_PATH`, common/common.go); also where stock Argo CD mounts
@@ -39,10 +43,66 @@ const PROXY_VARIABLES: [&str; 6] = [
     "no_proxy",
 ];
 
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    /// At each start.
+    Always,
+    /// Where the node does not have it.
+    #[default]
+    IfNotPresent,
+    /// Not at all.
+    Never,
+}
+
+impl PullPolicy {
+    /// Its name in Kubernetes.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// How the credential proxy runs and where its image comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SidecarSettings {
+    /// What is reserved for it, by resource: quantities as Kubernetes writes them.
+    pub requests: BTreeMap<String, String>,
+    /// What it has at most, by resource.
+    pub limits: BTreeMap<String, String>,
+    /// When its image is pulled.
+    pub pull_policy: PullPolicy,
+    /// Secrets with which its image is pulled.
+    pub pull_secrets: Vec<String>,
+}
+
+impl Default for SidecarSettings {
+    fn default() -> Self {
+        let pairs = |cpu: &str, memory: &str| {
+            let pairs = [("cpu", cpu), ("memory", memory)];
+            pairs
+                .map(|(name, quantity)| (name.into(), quantity.into()))
+                .into()
+        };
+        Self {
+            // An autoscaler by CPU needs a request of every container, and a
+            // quota refuses a pod where one has no limit.
+            requests: pairs("10m", "32Mi"),
+            limits: pairs("1", "512Mi"),
+            pull_policy: PullPolicy::default(),
+            pull_secrets: Vec::new(),
+        }
+    }
+}
+
 /// The sidecar that a pod gets.
 pub(super) struct Sidecar {
     container: Value,
     volumes: Vec<Value>,
+    pull_secrets: Vec<Value>,
 }
 
 /// Whether this container is the credential proxy.
@@ -64,15 +124,21 @@ pub(super) fn plan(
     let image = config.proxy_image.as_deref()?;
     let (main, additions) = main?;
     let is_wanted = component == Component::RepoServer && options.proxy && options.credentials;
-    if !is_wanted || spec.init_containers().iter().any(is_sidecar) {
+    if !is_wanted {
+        return None;
+    }
+    if spec.init_containers().iter().any(is_sidecar) {
+        container::trust_warnings(main, false, warnings);
         return None;
     }
     match fits(spec, main).and_then(|()| container::proxied(main, spec, additions)) {
         Ok(()) => {
-            container::trusting(main, &trusted_folders(), additions);
+            container::trusting(main, additions);
+            container::trust_warnings(main, true, warnings);
             Some(Sidecar {
-                container: sidecar(image, main),
+                container: sidecar(image, main, &config.sidecar),
                 volumes: volumes(),
+                pull_secrets: missing_secrets(spec, &config.sidecar),
             })
         }
         Err(conflict) => {
@@ -134,11 +200,31 @@ pub(super) const CERTIFICATES_VARIABLE: (&str, &str) = (ARGOCD_TLS_DATA_PATH, TL
 
 /// What programs trust that Argo CD starts without naming a file (Helm, when it
 /// builds dependencies): Go reads `SSL_CERT_DIR` at each program's start.
-fn trusted_folders() -> String {
-    format!("{SYSTEM_CERTIFICATES_PATH}:{TLS_DATA_PATH}/{AUTHORITY_DIR}")
+pub(super) fn trusted_folders() -> String {
+    format!("{SYSTEM_CERTIFICATES_PATH}:{}", authority_folder())
 }
 
-fn sidecar(image: &str, main: &Container<'_>) -> Value {
+/// The folder with the certificate of the pod's own authority alone.
+pub(super) fn authority_folder() -> String {
+    format!("{TLS_DATA_PATH}/{AUTHORITY_DIR}")
+}
+
+/// The secrets that the image is pulled with and that the pod does not name
+/// yet. Kubernetes has them for a pod, not for a container; those of the service
+/// account are in the pod already, because its admission comes before ours.
+fn missing_secrets(spec: &PodSpec<'_>, settings: &SidecarSettings) -> Vec<Value> {
+    let present = |name: &str| {
+        let mut secrets = spec.image_pull_secrets.iter().flatten();
+        secrets.any(|secret| secret.name.as_deref() == Some(name))
+    };
+    let names = settings.pull_secrets.iter();
+    names
+        .filter(|name| !present(name))
+        .map(|name| json!({"name": name}))
+        .collect()
+}
+
+fn sidecar(image: &str, main: &Container<'_>, settings: &SidecarSettings) -> Value {
     let mut mounts = vec![
         json!({"name": PROXY_VOLUME_NAME, "mountPath": PROXY_VIEW_PATH, "readOnly": true}),
         json!({"name": PROXY_STATE_VOLUME_NAME, "mountPath": PROXY_STATE_PATH}),
@@ -156,7 +242,7 @@ fn sidecar(image: &str, main: &Container<'_>) -> Value {
     let mut sidecar = json!({
         "name": PROXY_CONTAINER,
         "image": image,
-        "imagePullPolicy": "IfNotPresent",
+        "imagePullPolicy": settings.pull_policy.as_str(),
         // A native sidecar: it runs before and as long as the containers, and
         // the operator, which looks at the first container, does not see it.
         "restartPolicy": "Always",
@@ -179,11 +265,7 @@ fn sidecar(image: &str, main: &Container<'_>) -> Value {
             "capabilities": {"drop": ["ALL"]},
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "resources": {
-            // An autoscaler by CPU needs a request of every container.
-            "requests": {"cpu": "10m", "memory": "32Mi"},
-            "limits": {"memory": "512Mi"},
-        },
+        "resources": resources(settings),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts,
     });
@@ -195,6 +277,19 @@ fn sidecar(image: &str, main: &Container<'_>) -> Value {
         sidecar["env"] = Value::Array(variables);
     }
     sidecar
+}
+
+fn resources(settings: &SidecarSettings) -> Value {
+    let both = [
+        ("requests", &settings.requests),
+        ("limits", &settings.limits),
+    ];
+    let set = both
+        .into_iter()
+        .filter(|(_, quantities)| !quantities.is_empty());
+    set.map(|(name, quantities)| (name.to_owned(), json!(quantities)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn volumes() -> Vec<Value> {
@@ -221,6 +316,8 @@ impl Sidecar {
         patch.append(&list("volumes", spec.volumes.is_some()), self.volumes);
         let containers = list("initContainers", spec.init_containers.is_some());
         patch.append(&containers, vec![self.container]);
+        let secrets = list("imagePullSecrets", spec.image_pull_secrets.is_some());
+        patch.append(&secrets, self.pull_secrets);
     }
 }
 

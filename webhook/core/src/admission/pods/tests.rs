@@ -1,20 +1,18 @@
 //! Every case goes through [`check`]: a snapshot of the verdict, and a second
 //! decision about the patched pod that finds nothing to do.
 
-use crate::annotations;
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
 use super::*;
-use crate::admission::Outcome;
+use crate::{admission::Outcome, annotations};
 
-const WITH_SPIFFE: PodConfig = PodConfig {
+static WITH_SPIFFE: LazyLock<PodConfig> = LazyLock::new(|| PodConfig {
     spiffe_csi_driver: true,
-    proxy_image: None,
-};
-const WITHOUT_SPIFFE: PodConfig = PodConfig {
-    spiffe_csi_driver: false,
-    proxy_image: None,
-};
+    ..PodConfig::default()
+});
+static WITHOUT_SPIFFE: LazyLock<PodConfig> = LazyLock::new(PodConfig::default);
 
 pub(super) fn verdict(pod: &Value, entry: Entry, config: &PodConfig) -> Verdict {
     let bytes = serde_json::to_vec(pod).unwrap();
@@ -148,9 +146,18 @@ pub(super) fn plugin(name: &str) -> Value {
 
 #[test]
 fn the_labels_of_the_view_are_those_of_the_contract() {
-    let text = json!({annotations::APP_NAME: "name", annotations::INJECTED: "v1"}).to_string();
+    let text = json!({
+        annotations::APP_NAME: "name", annotations::INJECTED: "v1",
+        annotations::APP_PART_OF: "whole", annotations::APP_COMPONENT: "part",
+    })
+    .to_string();
     let labels: view::Labels<'_> = serde_json::from_str(&text).unwrap();
-    assert_eq!(labels.app_name.as_deref(), Some("name"));
+    let expected = annotations::AppLabels {
+        name: Some("name"),
+        part_of: Some("whole"),
+        component: Some("part"),
+    };
+    assert_eq!(labels.app(), expected);
     assert_eq!(labels.injected.as_deref(), Some("v1"));
 }
 
@@ -172,6 +179,172 @@ fn stock_workloads() {
         let verdict = verdict(&stock(other), Entry::Namespace, &WITH_SPIFFE);
         assert_eq!(verdict, Verdict::skip(Skip::NotArgoCd, vec![]), "{other}");
     }
+}
+
+/// A pod of another product beside Argo CD.
+fn neighbour(name: &str, part_of: Option<&str>, container: Value) -> Value {
+    json!({
+        "metadata": {"labels": {
+            "app.kubernetes.io/name": name, "app.kubernetes.io/component": "server",
+            "app.kubernetes.io/part-of": part_of,
+        }},
+        "spec": {"serviceAccountName": name, "containers": [container]},
+    })
+}
+
+#[test]
+fn servers_of_other_products_are_left_alone() {
+    let argo = json!({"name": "argo-server", "args": ["server", "--auth-mode=server"]});
+    let client = json!({
+        "name": "argocd-mcp-server", "command": ["node", "dist/index.js"],
+        "args": ["--argocd-server", "argocd-server", "https://argocd-server"],
+        "env": [{"name": "ARGOCD_BASE_URL", "value": "https://argocd-server"}],
+    });
+    for pod in [
+        neighbour("argo-workflows-server", Some("argo-workflows"), argo),
+        neighbour("metrics-server", None, json!({"name": "metrics-server"})),
+        neighbour(
+            "minio-server",
+            None,
+            json!({"name": "minio", "args": ["server", "/data"]}),
+        ),
+        neighbour("argocd-mcp-server", None, client.clone()),
+        neighbour("argocd-mcp-server", Some("mcp"), client),
+        neighbour("gitea-repo-server", None, json!({"name": "repo-server"})),
+        neighbour(
+            "vela-application-controller",
+            None,
+            json!({"name": "manager"}),
+        ),
+    ] {
+        let name = &pod["metadata"]["labels"]["app.kubernetes.io/name"];
+        let found = verdict(&pod, Entry::Namespace, &WITH_SPIFFE);
+        assert_eq!(found, Verdict::skip(Skip::NotArgoCd, vec![]), "{name}");
+        // Whoever means it says so.
+        let mut named = pod.clone();
+        annotate(&mut named, &[(annotations::COMPONENT, "server")]);
+        let found = verdict(&named, Entry::Namespace, &WITH_SPIFFE);
+        assert_eq!(found.label().as_str(), "patch", "{name}");
+    }
+}
+
+#[test]
+fn argo_cds_own_are_known_by_name_product_container_or_program() {
+    let program = "/usr/local/bin/argocd-server";
+    for (name, part_of, container) in [
+        ("argocd-server", None, json!({"name": "x"})),
+        ("argocd-server", Some("platform"), json!({"name": "x"})),
+        ("toto-server", Some("argocd"), json!({"name": "server"})),
+        (
+            "openshift-gitops-server",
+            None,
+            json!({"name": "argocd-server"}),
+        ),
+        (
+            "main-server",
+            Some("platform"),
+            json!({"name": "server", "args": [program]}),
+        ),
+        (
+            "main-server",
+            None,
+            json!({"name": "a", "command": ["argocd-server", "--insecure"]}),
+        ),
+        (
+            "main-server",
+            None,
+            json!({"name": "a", "command": ["tini", "--", program]}),
+        ),
+        (
+            "main-server",
+            None,
+            json!({"name": "a", "command": ["sh", "-c"], "args": ["set -e; exec argocd-server"]}),
+        ),
+    ] {
+        let pod = neighbour(name, part_of, container);
+        let found = verdict(&pod, Entry::Namespace, &WITHOUT_SPIFFE);
+        assert_eq!(found.label().as_str(), "patch", "{pod}");
+    }
+    let mut mcp = neighbour("argocd-mcp-server", Some("argocd"), json!({"name": "mcp"}));
+    mcp["metadata"]["labels"]["app.kubernetes.io/component"] = json!("mcp-server");
+    let found = verdict(&mcp, Entry::Namespace, &WITHOUT_SPIFFE);
+    assert_eq!(found, Verdict::skip(Skip::NotArgoCd, vec![]));
+}
+
+#[test]
+fn a_docker_configuration_at_home_is_not_hidden() {
+    let secret = |name| json!({"name": name, "secret": {"secretName": "legacy-docker"}});
+    for (home, path) in [
+        (None, "/home/argocd/.docker"),
+        (None, "/home/argocd/.docker/config.json"),
+        (Some("/root"), "/root/.docker/"),
+    ] {
+        let mut pod = stock("repo-server");
+        mount(&mut pod, secret("docker"), path);
+        if let Some(home) = home {
+            set_env(&mut pod, "HOME", home);
+        }
+        let name = path.trim_matches('/').replace('/', "-");
+        let patched = check(
+            &format!("docker-at-home-{name}"),
+            &pod,
+            Entry::Namespace,
+            &WITHOUT_SPIFFE,
+        );
+        let env = patched["spec"]["containers"][0]["env"].to_string();
+        assert!(!env.contains("DOCKER_CONFIG"), "{env}");
+    }
+    // A home without one, and another user's.
+    for (home, path) in [
+        (None, "/home/argocd"),
+        (Some("/root"), "/home/argocd/.docker"),
+    ] {
+        let mut pod = stock("repo-server");
+        pod["spec"]["containers"][0]["volumeMounts"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|it| it["name"] != "home");
+        mount(&mut pod, json!({"name": "own", "emptyDir": {}}), path);
+        if let Some(home) = home {
+            set_env(&mut pod, "HOME", home);
+        }
+        assert_eq!(
+            verdict(&pod, Entry::Namespace, &WITHOUT_SPIFFE).warnings,
+            []
+        );
+    }
+}
+
+#[test]
+fn what_env_from_may_hold_is_overridden_with_a_word() {
+    let with = |sources: Value| {
+        let mut pod = stock("repo-server");
+        pod["spec"]["containers"][0]["envFrom"] = sources;
+        pod
+    };
+    let pod = with(json!([
+        {"configMapRef": {"name": "settings"}},
+        {"prefix": "DOCKER_", "secretRef": {"name": "more", "optional": true}},
+        {"prefix": "HELM_", "secretRef": {"name": "of-helm"}},
+        {"futureRef": {"name": "x"}},
+    ]));
+    check("env-from", &pod, Entry::Namespace, &WITHOUT_SPIFFE);
+    for none in [
+        json!(null),
+        json!([]),
+        json!([{"prefix": "HELM_", "secretRef": {"name": "a"}}]),
+    ] {
+        assert_eq!(
+            verdict(&with(none), Entry::Namespace, &WITHOUT_SPIFFE).warnings,
+            []
+        );
+    }
+    // A variable of the container's own is left as it is, and says so by itself.
+    let mut pod = with(json!([{"configMapRef": {"name": "settings"}}]));
+    set_env(&mut pod, "DOCKER_CONFIG", "/x");
+    let found = verdict(&pod, Entry::Namespace, &WITHOUT_SPIFFE).warnings;
+    let codes: Vec<_> = found.iter().map(|warning| warning.code).collect();
+    assert_eq!(codes, [Code::EnvConflict]);
 }
 
 #[test]

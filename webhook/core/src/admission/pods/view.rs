@@ -3,10 +3,15 @@
 //! Everything else in the pod is skipped over by the parser, so that fields of
 //! future Kubernetes versions neither cost anything nor get lost.
 
+use std::fmt;
+
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json, value::RawValue};
 
-use crate::admission::{annotations::OurAnnotations, review::Text};
+use crate::{
+    admission::{annotations::OurAnnotations, review::Text},
+    annotations::{AppLabels, starts},
+};
 
 /// A pod. Every field may be missing or `null`.
 #[derive(Debug, Default, Deserialize)]
@@ -38,11 +43,27 @@ pub(super) struct Metadata<'a> {
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Labels<'a> {
-    // The names of crate::annotations::{APP_NAME, INJECTED}; a test compares them.
+    // The names of crate::annotations::{APP_NAME, APP_PART_OF, APP_COMPONENT,
+    // INJECTED}; a test compares them.
     #[serde(borrow, default, rename = "app.kubernetes.io/name")]
-    pub(super) app_name: Option<Text<'a>>,
+    app_name: Option<Text<'a>>,
+    #[serde(borrow, default, rename = "app.kubernetes.io/part-of")]
+    app_part_of: Option<Text<'a>>,
+    #[serde(borrow, default, rename = "app.kubernetes.io/component")]
+    app_component: Option<Text<'a>>,
     #[serde(borrow, default, rename = "workload-identity.dev/injected")]
     pub(super) injected: Option<Text<'a>>,
+}
+
+impl Labels<'_> {
+    /// What the pod says that it is.
+    pub(super) fn app(&self) -> AppLabels<'_> {
+        AppLabels {
+            name: self.app_name.as_deref(),
+            part_of: self.app_part_of.as_deref(),
+            component: self.app_component.as_deref(),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -54,6 +75,8 @@ pub(super) struct PodSpec<'a> {
     pub(super) share_process_namespace: Option<bool>,
     #[serde(borrow, default)]
     pub(super) service_account_name: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub(super) image_pull_secrets: Option<Vec<NamedRef<'a>>>,
     #[serde(borrow, default)]
     pub(super) volumes: Option<Vec<Volume<'a>>>,
     #[serde(borrow, default)]
@@ -134,6 +157,8 @@ pub(super) struct Container<'a> {
     #[serde(borrow, default)]
     pub(super) env: Option<Vec<EnvVar<'a>>>,
     #[serde(borrow, default)]
+    env_from: Option<Vec<EnvSource<'a>>>,
+    #[serde(borrow, default)]
     pub(super) volume_mounts: Option<Vec<VolumeMount<'a>>>,
 }
 
@@ -154,6 +179,12 @@ impl<'a> Container<'a> {
         self.command.as_ref()?.first().map(|word| &**word)
     }
 
+    /// Whether it has this name or starts this program.
+    pub(super) fn runs(&self, program: &str) -> bool {
+        let words = self.command.iter().chain(&self.args).flatten();
+        &*self.name == program || starts(program, words.map(|word| &**word))
+    }
+
     /// The mount at exactly this path.
     pub(super) fn mount_at(&self, path: &str) -> Option<&VolumeMount<'a>> {
         self.mounts().iter().find(|mount| mount.path() == path)
@@ -163,11 +194,48 @@ impl<'a> Container<'a> {
         self.volume_mounts.as_deref().unwrap_or_default()
     }
 
+    /// The sources that may have a variable with this name: what is in them is
+    /// not known here.
+    pub(super) fn sources_of(&self, name: &str) -> impl Iterator<Item = &EnvSource<'a>> {
+        let sources = self.env_from.iter().flatten();
+        sources.filter(move |source| name.starts_with(source.prefix.as_deref().unwrap_or_default()))
+    }
+
     /// The variable with this name; the last one wins, as in the container.
     pub(super) fn variable(&self, name: &str) -> Option<&EnvVar<'a>> {
         let env = self.env.as_deref().unwrap_or_default();
         env.iter().rev().find(|variable| &*variable.name == name)
     }
+}
+
+/// An entry of `envFrom`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EnvSource<'a> {
+    #[serde(borrow, default)]
+    prefix: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    config_map_ref: Option<NamedRef<'a>>,
+    #[serde(borrow, default)]
+    secret_ref: Option<NamedRef<'a>>,
+}
+
+impl fmt::Display for EnvSource<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, source) = match (&self.config_map_ref, &self.secret_ref) {
+            (Some(source), _) => ("ConfigMap", source),
+            (None, Some(source)) => ("Secret", source),
+            (None, None) => return f.write_str("another source"),
+        };
+        write!(f, "{kind} {}", source.name.as_deref().unwrap_or_default())
+    }
+}
+
+/// A reference to an object of the pod's namespace.
+#[derive(Debug, Deserialize)]
+pub(super) struct NamedRef<'a> {
+    #[serde(borrow, default)]
+    pub(super) name: Option<Text<'a>>,
 }
 
 #[derive(Debug, Deserialize)]

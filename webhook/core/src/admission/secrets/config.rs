@@ -1,9 +1,10 @@
 //! Edits a cluster Secret's `config` text. What is not meant stays byte for
 //! byte: Argo CD relists a whole cluster whenever this text changes.
 
-use crate::secret::ExecConfig;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json, value::RawValue};
+
+use crate::secret::ExecConfig;
 
 const EXEC: &str = "execProviderConfig";
 

@@ -1,8 +1,9 @@
 //! Tokens of service accounts, by an API server that says what a test has it say.
 
+use control_plane_core::derive::account;
+
 use super::*;
 use crate::issuer::fake::refusal;
-use control_plane_core::derive::account;
 
 const SUBJECT: &str = "system:serviceaccount:argocd:argocd-global";
 const AUDIENCE: &str = "quay.example.org";

@@ -1,18 +1,20 @@
 //! Pods of an installation that has the credential proxy.
 
-use crate::annotations;
 use serde_json::{Value, json};
-
-use crate::admission::{
-    Outcome, Verdict,
-    pods::{
-        Entry, PodConfig,
-        tests::{annotate, apply, check, mount, openshift, plugin, set_env, stock, verdict},
-    },
-};
 use shared::{
     errors::Code,
     layout::{PROXY_CONTAINER, PROXY_VIEW, VIEW_ATTRIBUTE},
+};
+
+use crate::{
+    admission::{
+        Outcome, Verdict,
+        pods::{
+            Entry, PodConfig, PullPolicy,
+            tests::{annotate, apply, check, mount, openshift, plugin, set_env, stock, verdict},
+        },
+    },
+    annotations,
 };
 
 fn config() -> PodConfig {
@@ -118,8 +120,15 @@ fn trusted_folders_of_the_users_own_stay() {
     let mut pod = stock("repo-server");
     set_env(&mut pod, "SSL_CERT_DIR", "/my/roots");
     let verdict = verdict(&pod, Entry::Namespace, &config());
-    assert_eq!(verdict.warnings, []);
-    let patched = apply(&pod, &verdict);
+    // Helm's building of dependencies would not trust the credential proxy.
+    let warning = &verdict.warnings[0];
+    assert_eq!(
+        (warning.code, verdict.warnings.len()),
+        (Code::EnvConflict, 1)
+    );
+    let joined = "SSL_CERT_DIR=/my/roots:/var/run/workload-identity-tls/_authority";
+    assert!(warning.detail.contains(joined), "{warning}");
+    let patched = settle("proxy-own-trust", &pod);
     assert!(sidecar(&patched).is_some());
     let env = patched["spec"]["containers"][0]["env"].as_array().unwrap();
     let values: Vec<_> = env
@@ -128,6 +137,95 @@ fn trusted_folders_of_the_users_own_stay() {
         .map(|it| &it["value"])
         .collect();
     assert_eq!(values, ["/my/roots"]);
+}
+
+#[test]
+fn trusted_folders_with_the_proxys_among_them_are_fine() {
+    let mut pod = stock("repo-server");
+    let folders = "/my/roots:/var/run/workload-identity-tls/_authority/";
+    set_env(&mut pod, "SSL_CERT_DIR", folders);
+    assert_eq!(verdict(&pod, Entry::Namespace, &config()).warnings, []);
+    let mut pod = stock("repo-server");
+    let env = pod["spec"]["containers"][0]["env"].as_array_mut().unwrap();
+    env.push(json!({"name": "SSL_CERT_DIR", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}));
+    let found = verdict(&pod, Entry::Namespace, &config()).warnings;
+    assert_eq!(found[0].code, Code::EnvConflict);
+}
+
+#[test]
+fn what_env_from_may_hold_is_overridden_with_a_word() {
+    let mut pod = stock("repo-server");
+    pod["spec"]["containers"][0]["envFrom"] = json!([
+        {"prefix": "SSL_", "configMapRef": {"name": "trust"}},
+        {"prefix": "ARGOCD_TLS", "configMapRef": {"name": "tls"}},
+    ]);
+    let patched = settle("proxy-env-from", &pod);
+    assert!(sidecar(&patched).is_some());
+}
+
+#[test]
+fn resources_and_pulling_are_the_installations_choice() {
+    let resources = |config: &PodConfig| {
+        let pod = stock("repo-server");
+        let patched = apply(&pod, &verdict(&pod, Entry::Namespace, config));
+        sidecar(&patched).unwrap()["resources"].clone()
+    };
+    // A quota on any of the four refuses a container without it.
+    assert_eq!(
+        resources(&config()),
+        json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}})
+    );
+    let pairs = |text: &[(&str, &str)]| {
+        text.iter()
+            .map(|(n, q)| ((*n).into(), (*q).into()))
+            .collect()
+    };
+    let mut own = config();
+    own.sidecar.requests = pairs(&[("cpu", "50m"), ("ephemeral-storage", "1Mi")]);
+    own.sidecar.limits = pairs(&[]);
+    own.sidecar.pull_policy = PullPolicy::Always;
+    assert_eq!(
+        resources(&own),
+        json!({"requests": {"cpu": "50m", "ephemeral-storage": "1Mi"}})
+    );
+    own.sidecar.requests = pairs(&[]);
+    assert_eq!(resources(&own), json!({}));
+    let pod = stock("repo-server");
+    let patched = apply(&pod, &verdict(&pod, Entry::Namespace, &own));
+    assert_eq!(sidecar(&patched).unwrap()["imagePullPolicy"], "Always");
+}
+
+#[test]
+fn the_pod_learns_where_the_image_may_be_pulled() {
+    let mut config = config();
+    config.sidecar.pull_secrets = vec!["mirror".into(), "other".into()];
+    let secrets = |pod: &Value| pod["spec"]["imagePullSecrets"].clone();
+    let patched = check(
+        "proxy-pull-secrets",
+        &stock("repo-server"),
+        Entry::Namespace,
+        &config,
+    );
+    assert_eq!(
+        secrets(&patched),
+        json!([{"name": "mirror"}, {"name": "other"}])
+    );
+    let mut pod = stock("repo-server");
+    pod["spec"]["imagePullSecrets"] = json!([{"name": "own"}, {}, {"name": "mirror"}]);
+    let patched = check("proxy-pull-secrets-too", &pod, Entry::Namespace, &config);
+    assert_eq!(
+        secrets(&patched),
+        json!([{"name": "own"}, {}, {"name": "mirror"}, {"name": "other"}])
+    );
+    // Who gets no sidecar gets none of its secrets.
+    for pod in [stock("server"), {
+        let mut pod = stock("repo-server");
+        pod["spec"]["shareProcessNamespace"] = json!(true);
+        pod
+    }] {
+        let patched = apply(&pod, &verdict(&pod, Entry::Namespace, &config));
+        assert_eq!(secrets(&patched), Value::Null);
+    }
 }
 
 #[test]
