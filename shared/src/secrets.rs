@@ -7,10 +7,12 @@
 
 mod cluster;
 pub mod no_proxy;
+mod place;
 mod repository;
 mod values;
 
 pub use cluster::{ClusterConfig, ClusterSecret, ExecConfig, IN_CLUSTER_SERVER};
+pub use place::Place;
 pub use repository::{DeliveryChoice, RepositorySecret, RepositoryType};
 pub use values::{SecretValues, key};
 

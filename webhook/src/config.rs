@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use shared::allow_list::AllowList;
 use url::Url;
 
-use crate::{cli::Generate, derive::Derivation, issuer::keys::Algorithm, proxy_key::ProxyKeyring};
+use crate::{cli::Generate, derive::Derivation, issuer::keys::Algorithm};
 
 /// The control plane of argocd-workload-identity.
 #[derive(Debug, Parser)]
@@ -187,9 +187,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// What admission, controller and identity API add to a Secret. The first
-    /// two need the proxy keys.
-    pub fn derivation(&self, proxy_keys: Option<ProxyKeyring>) -> Derivation {
+    /// What admission, controller and identity API add to a Secret.
+    pub fn derivation(&self) -> Derivation {
         let names =
             |accounts: &[ServiceAccountName]| accounts.iter().map(ToString::to_string).collect();
         Derivation {
@@ -197,7 +196,6 @@ impl Config {
             allowed_hosts: self.allowed_hosts.clone(),
             registry_consumers: names(&self.registry_consumers),
             cluster_consumers: names(&self.cluster_consumers),
-            proxy_keys,
         }
     }
 }

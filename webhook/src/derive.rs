@@ -24,8 +24,6 @@ use shared::{
 };
 use url::Url;
 
-use crate::proxy_key::{ProxyKeyring, Subject};
-
 /// What the installation adds to a Secret to make a binding of it.
 #[derive(Debug, Clone, Default)]
 pub struct Derivation {
@@ -37,9 +35,6 @@ pub struct Derivation {
     pub registry_consumers: Vec<String>,
     /// Service accounts whose pods use cluster credentials.
     pub cluster_consumers: Vec<String>,
-    /// What keys for the credential proxy are made with. `None` where nobody
-    /// asks for them: the binding then has none, and is not written anywhere.
-    pub proxy_keys: Option<ProxyKeyring>,
 }
 
 /// Reads a Secret from the API. `None` when it has no workload identity.
@@ -47,19 +42,23 @@ pub struct Derivation {
 /// # Errors
 /// Every problem that the Secret has.
 pub fn read(secret: &Secret) -> Result<Option<WorkloadIdentity>, Vec<Named>> {
-    let metadata = &secret.metadata;
-    let label = metadata
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.get(secrets::SECRET_TYPE));
-    let Some(kind) = label.and_then(|label| SecretKind::from_label(label)) else {
+    let Some((kind, values)) = values(secret) else {
         return Ok(None);
     };
-    let data = secret.data.iter().flatten();
-    let values = SecretValues::from_bytes(data.map(|(name, value)| (name.as_str(), &*value.0)));
+    let metadata = &secret.metadata;
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let name = metadata.name.as_deref().unwrap_or_default();
     secrets::parse(kind, &object_name(namespace, name), &values)
+}
+
+/// The kind and the values of a Secret from the API; `None` where it is none of
+/// the kinds that can have workload identity.
+pub fn values(secret: &Secret) -> Option<(SecretKind, SecretValues)> {
+    let labels = secret.metadata.labels.as_ref()?;
+    let kind = SecretKind::from_label(labels.get(secrets::SECRET_TYPE)?)?;
+    let data = secret.data.iter().flatten();
+    let values = SecretValues::from_bytes(data.map(|(name, value)| (name.as_str(), &*value.0)));
+    Some((kind, values))
 }
 
 /// How errors name a Secret.
@@ -68,7 +67,8 @@ pub fn object_name(namespace: &str, name: &str) -> String {
 }
 
 impl Derivation {
-    /// The binding of the Secret `namespace/name`.
+    /// The binding of the Secret `namespace/name`, without the keys of the
+    /// credential proxy: those are no setting, and depend on what was before.
     ///
     /// # Errors
     /// Every reason for which no identity may be given.
@@ -79,7 +79,9 @@ impl Derivation {
         secret: &WorkloadIdentity,
     ) -> Result<CredentialBindingSpec, Vec<Named>> {
         match secret {
-            WorkloadIdentity::Repository(secret) => self.repository(namespace, name, secret),
+            WorkloadIdentity::Repository(secret) => {
+                self.repository(namespace, &object_name(namespace, name), secret)
+            }
             WorkloadIdentity::Cluster(secret) => {
                 self.cluster(namespace, &object_name(namespace, name), secret)
             }
@@ -89,11 +91,11 @@ impl Derivation {
     fn repository(
         &self,
         namespace: &str,
-        name: &str,
+        object: &str,
         secret: &RepositorySecret,
     ) -> Result<CredentialBindingSpec, Vec<Named>> {
         let mut problems = Problems {
-            object: &object_name(namespace, name),
+            object,
             found: Vec::new(),
         };
         let credential = credential(secret.credential, secret.provider);
@@ -112,8 +114,16 @@ impl Derivation {
         if delivery == Delivery::DockerConfig && !can_be_shared(secret) {
             problems.add(Code::DeliveryRefused, key::DELIVERY, "docker-config");
         }
-        let proxy = (delivery == Delivery::Proxy)
-            .then(|| self.proxy(namespace, name, secret, &mut problems));
+        let proxy = (delivery == Delivery::Proxy).then(|| ProxyDelivery {
+            key_sha256: Vec::new(),
+            previous_key_until: None,
+            kind: secret.proxy_kind(),
+            insecure: secret.insecure,
+            upstream_proxy: secret
+                .upstream_proxy
+                .as_ref()
+                .map(|url| url.as_str().trim_end_matches('/').to_owned()),
+        });
         let service_account = match &secret.project {
             Some(project) => format!("argocd-project-{project}"),
             None => "argocd-global".to_owned(),
@@ -131,29 +141,6 @@ impl Derivation {
             consumers: self.registry_consumers.clone(),
             proxy,
         })
-    }
-
-    fn proxy(
-        &self,
-        namespace: &str,
-        name: &str,
-        secret: &RepositorySecret,
-        problems: &mut Problems<'_>,
-    ) -> ProxyDelivery {
-        let keys = self.proxy_keys.as_ref().map(ProxyKeyring::keys);
-        if let Some(None) = keys {
-            problems.add(Code::ProxyKeyUnavailable, key::PROXY, "no key yet");
-        }
-        let url = secret.written_url();
-        let subject = subject(namespace, name, secret, &url);
-        let hashes = keys.flatten().map(|keys| keys.hashes(&subject));
-        let upstream = secret.upstream_proxy.as_ref();
-        ProxyDelivery {
-            key_sha256: hashes.unwrap_or_default(),
-            kind: secret.proxy_kind(),
-            insecure: secret.insecure,
-            upstream_proxy: upstream.map(|url| url.as_str().trim_end_matches('/').to_owned()),
-        }
     }
 
     fn cluster(
@@ -321,22 +308,6 @@ fn can_be_shared(secret: &RepositorySecret) -> bool {
         && secret.is_helm_oci()
         && !exchange::is_certificate(secret)
         && !has_realm
-}
-
-/// What the key of a Secret for the credential proxy is made from; `url` is its
-/// [`RepositorySecret::written_url`].
-pub fn subject<'a>(
-    namespace: &'a str,
-    name: &'a str,
-    secret: &'a RepositorySecret,
-    url: &'a str,
-) -> Subject<'a> {
-    Subject {
-        namespace,
-        name,
-        project: secret.project.as_deref(),
-        url,
-    }
 }
 
 /// What keeps the credential proxy from being of use to a Secret whose

@@ -44,6 +44,10 @@ impl Route {
         let refuse = |detail: &str| Named::new(Code::InvalidSecret, detail);
         let target = RepositoryReference::parse(&spec.target.address)
             .map_err(|error| at("target.address", error))?;
+        // Nobody could use it, and the proxy would go on with the keys of before.
+        if proxy.key_sha256.is_empty() {
+            return Err(Named::new(Code::ProxyNotWritten, "no key opens it"));
+        }
         let keys = proxy
             .key_sha256
             .iter()
