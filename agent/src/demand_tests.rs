@@ -84,6 +84,7 @@ pub(crate) fn proxied(project: &str, created: i64) -> Binding {
         it.delivery = Delivery::Proxy;
         it.proxy = Some(ProxyDelivery {
             key_sha256: vec![KeyHash::of(project.as_bytes()).to_hex()],
+            previous_key_until: None,
             kind: ProxyKind::Oci,
             insecure: false,
             upstream_proxy: None,
@@ -193,7 +194,7 @@ fn what_this_version_cannot_do_is_named() {
             change(registry(1), |it| it.delivery = Delivery::Proxy),
             Code::InvalidSecret,
         ),
-        (with(|it| it.key_sha256.clear()), Code::InvalidSecret),
+        (with(|it| it.key_sha256.clear()), Code::ProxyNotWritten),
         (
             with(|it| it.key_sha256 = vec![key(), key(), key()]),
             Code::InvalidSecret,

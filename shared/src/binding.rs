@@ -8,6 +8,7 @@ mod exchange;
 mod identity;
 mod status;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::exchange::{
@@ -54,9 +55,13 @@ pub struct CredentialBindingSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyDelivery {
-    /// Lower-case hex SHA-256 of every key that opens it: one, or two while the
-    /// installation's key rotates.
+    /// Lower-case hex SHA-256 of every key that opens it: that of the Secret's
+    /// own, and for a while that of the one before it. None while the Secret
+    /// has no key that counts.
     pub key_sha256: Vec<String>,
+    /// When the last of [`Self::key_sha256`] ends; without it none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_key_until: Option<Timestamp>,
     /// What the target serves.
     #[serde(rename = "type")]
     pub kind: ProxyKind,

@@ -119,18 +119,15 @@ catalogue! {
     ProxyNotInstalled "proxy-not-installed":
         "the Secret needs the credential proxy, and this installation injects none";
         "Set --proxy-image of the control plane (ARGOCD_IDENTITY_PROXY_IMAGE) and restart the repo-server.";
-    ProxyKeyUnavailable "proxy-key-unavailable":
-        "the control plane has no key yet from which it makes the Secret's own";
-        "Try again in a moment; if it stays, look at the control plane's log and at the Secret argocd-identity-proxy-key.";
     ProxyNotWritten "proxy-not-written":
         "the Secret's key proxy is not what the webhook would write, for example because the Secret was written while the webhook was down";
         "Remove a proxy of your own, then touch the Secret: kubectl annotate --overwrite secret <name> workload-identity.dev/touched=$(date +%s).";
-    ProxyKeyOld "proxy-key-old":
-        "the Secret's key proxy was made with the installation's previous key and will be refused once that key is removed";
-        "Touch the Secret: kubectl annotate --overwrite secret <name> workload-identity.dev/touched=$(date +%s).";
+    ProxyKeyStale "proxy-key-stale":
+        "the key in the Secret's proxy was made for another project, URL or type, whose readers may know it, and opens nothing";
+        "Touch the Secret, which draws a new key: kubectl annotate --overwrite secret <name> workload-identity.dev/touched=$(date +%s).";
     ProxyForeign "proxy-foreign":
         "the Secret's key proxy is that of another Secret's credential";
-        "Remove the key proxy; if somebody copied it, change the other Secret's credential by rotating the installation's proxy key.";
+        "Remove the key proxy; if somebody copied it, rotate the other Secret's key: kubectl annotate --overwrite secret <name> workload-identity.dev/rotate-proxy-key=$(date +%s).";
     ProxyNotInjected "proxy-not-injected":
         "a repo-server that runs has no credential proxy, so it cannot use the Secret";
         "Restart the repo-server where injection is on; the warnings of its pod say what stood in the way.";
@@ -146,6 +143,12 @@ catalogue! {
     DeliveryRefused "delivery-refused":
         "docker-config delivers to Helm OCI repositories without a project only: every project could use the credential, and nothing else reads it";
         "Leave out workloadIdentityDelivery.";
+    NamespaceNotServed "namespace-not-served":
+        "the control plane does not serve this namespace, so nothing was changed";
+        "Add the namespace to --argocd-namespaces (ARGOCD_IDENTITY_ARGOCD_NAMESPACES) with the component argocd-namespace, or remove the opt-in.";
+    SecretImmutable "secret-immutable":
+        "the Secret is immutable, so what it lacks was not written";
+        "Delete the Secret and create it again.";
     GenerateNameRefused "generate-name-refused":
         "a Secret with workload identity needs a name, because its binding carries the same one";
         "Set metadata.name in place of metadata.generateName.";

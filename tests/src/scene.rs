@@ -111,15 +111,34 @@ impl Surroundings {
     /// # Errors
     /// As [`Installation::start`].
     pub async fn install(&self, binaries: &Binaries, lives: Lives) -> Result<Installation> {
+        self.install_serving(binaries, lives, &[]).await
+    }
+
+    /// As [`Surroundings::install`], for an installation that serves more
+    /// namespaces, which are made, too.
+    ///
+    /// # Errors
+    /// As [`Installation::start`].
+    pub async fn install_serving(
+        &self,
+        binaries: &Binaries,
+        lives: Lives,
+        more: &[&str],
+    ) -> Result<Installation> {
         let client = self.control_plane.client()?;
         apply(&client, "", &namespace(ARGOCD)).await?;
+        for name in more {
+            let plain = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+            apply(&client, "", &plain).await?;
+        }
+        let served: Vec<_> = [ARGOCD].iter().chain(more).copied().collect();
         Installation::start(installation::Options {
             binaries,
             control_plane: &self.control_plane,
             node: &self.node,
             authority: &self.targets.authority,
             plan: self.plan.clone(),
-            argocd_namespaces: &[ARGOCD],
+            argocd_namespaces: &served,
             allowed_hosts: &(self.targets.allowed_hosts() + &hosts::allowed()),
             token_lifetime: lives.identity,
             kubelet: &self.kubelet(),

@@ -6,7 +6,6 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::Args;
 use control_plane_core::{
     derive::Derivation,
-    proxy_key::ProxyKeyring,
     settings::{
         Image, IssuerUrl, Namespace, ServiceAccountName, Setting, SettingError, TokenLifetime,
         TrustDomain, list, one,
@@ -175,9 +174,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// What admission, controller and identity API add to a Secret. The first
-    /// two need the proxy keys.
-    pub fn derivation(&self, proxy_keys: Option<ProxyKeyring>) -> Derivation {
+    /// What admission, controller and identity API add to a Secret.
+    pub fn derivation(&self) -> Derivation {
         let names =
             |accounts: &[ServiceAccountName]| accounts.iter().map(ToString::to_string).collect();
         Derivation {
@@ -185,7 +183,6 @@ impl Config {
             allowed_hosts: self.allowed_hosts.clone(),
             registry_consumers: names(&self.registry_consumers),
             cluster_consumers: names(&self.cluster_consumers),
-            proxy_keys,
         }
     }
 }

@@ -1,7 +1,5 @@
 //! A key of the installation that lives in a Secret: the Secret flows in, the
 //! key flows out; the first start makes one.
-//!
-//! The issuer's signing key and the credential proxy's key are kept alike.
 
 use std::{collections::BTreeMap, error::Error, fmt, marker::PhantomData, time::Duration};
 

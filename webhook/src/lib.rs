@@ -19,7 +19,6 @@ pub mod key_secret;
 pub mod kube;
 pub mod lease;
 pub mod metrics;
-mod proxy_key_secret;
 pub mod readiness;
 pub mod report;
 pub mod run;

@@ -10,7 +10,6 @@ use anyhow::Context;
 use aws_lc_rs::rand;
 use control_plane_core::{
     admission::{Rules, pods::PodConfig, secrets::SecretRules},
-    proxy_key::{ProxyKeyring, ProxyKeys},
     settings::{Image, Namespace},
 };
 use futures::future::try_join;
@@ -34,7 +33,6 @@ use crate::{
         reviewer::Reviewer,
         token_request::Minter,
     },
-    key_secret,
     kube::client::client,
     metrics::Metrics,
     readiness::{self, Gate, Readiness},
@@ -92,21 +90,11 @@ pub async fn serve(
         Ok(())
     });
 
-    let proxy_keys = ProxyKeyring::default();
-    let follow = follow_proxy_keys(
-        client.clone(),
-        config.namespace.clone(),
-        proxy_keys.clone(),
-        readiness.gate("proxy-key"),
-    );
-    background.spawn(async move {
-        follow.await;
-        Ok(())
-    });
     let proxy_image = config.proxy_image.as_ref().map(Image::to_string);
     let rules = Rules {
+        namespaces: Some(names(&config.argocd_namespaces).into_iter().collect()),
         secrets: SecretRules {
-            derivation: config.derivation(Some(proxy_keys.clone())),
+            derivation: config.derivation(),
             credential_proxy: proxy_image.is_some(),
         },
         pods: PodConfig {
@@ -139,7 +127,7 @@ pub async fn serve(
     let controller = ControllerConfig {
         namespace: config.namespace.to_string(),
         argocd_namespaces: names(&config.argocd_namespaces),
-        derivation: config.derivation(Some(proxy_keys)),
+        derivation: config.derivation(),
         signature,
         instance: instance()?,
     };
@@ -193,7 +181,7 @@ impl Issuer {
             }
             () = stopped(stopping.clone()) => return Ok(()),
         };
-        let reviewer = Reviewer::new(self.client.clone(), config.derivation(None));
+        let reviewer = Reviewer::new(self.client.clone(), config.derivation());
         let identity = issuer::api::router(IdentityApi {
             policy: Policy {
                 namespace: config.namespace.to_string(),
@@ -224,13 +212,6 @@ impl Issuer {
             }) => anyhow::bail!("the signing key is no longer followed"),
         }
     }
-}
-
-/// Keeps `ring` at what the Secret of the proxy keys has.
-async fn follow_proxy_keys(client: Client, namespace: Namespace, ring: ProxyKeyring, gate: Gate) {
-    let keys = key_secret::KeySource::<ProxyKeys>::new(client, namespace.as_str());
-    ring.replace(keys.first(&gate).await);
-    keys.follow(move |keys| ring.replace(keys)).await;
 }
 
 /// Completes when the parts have to stop.

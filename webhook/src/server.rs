@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aws_lc_rs::rand;
 use axum::{
     Router,
     body::Bytes,
@@ -23,7 +24,10 @@ use axum_server::{
     accept::NoDelayAcceptor,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
-use control_plane_core::admission::{self, Path, Rules};
+use control_plane_core::{
+    admission::{self, Path, Rules},
+    proxy_key::{KeyBytes, LENGTH},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto::Builder,
@@ -33,6 +37,7 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+use zeroize::Zeroizing;
 
 use crate::{
     metrics::{Metrics, Refused},
@@ -201,7 +206,7 @@ async fn admit(admission: Arc<Admission>, path: Path, request: Request) -> Respo
         }
     };
     let start = Instant::now();
-    match admission::review(path, &body, &admission.rules) {
+    match admission::review(path, &body, &admission.rules, &mut random) {
         Ok(review) => {
             admission
                 .metrics
@@ -212,11 +217,21 @@ async fn admit(admission: Arc<Admission>, path: Path, request: Request) -> Respo
         Err(refusal) => {
             let status = match refusal {
                 admission::Refusal::Request(_) => StatusCode::BAD_REQUEST,
-                admission::Refusal::Response(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                // As if nobody were there: what then is up to the failure policy.
+                admission::Refusal::Response(_) | admission::Refusal::Randomness => {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
             };
             refuse(Refused::Unreadable, status, refusal.to_string())
         }
     }
+}
+
+/// The random bytes of a new key.
+fn random() -> Option<KeyBytes> {
+    let mut bytes = Zeroizing::new([0; LENGTH]);
+    rand::fill(bytes.as_mut_slice()).ok()?;
+    Some(KeyBytes::new(bytes))
 }
 
 fn log(path: Path, review: &admission::Review) {

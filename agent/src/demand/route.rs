@@ -34,6 +34,10 @@ impl Route {
         proxy: &ProxyDelivery,
     ) -> Result<Self, Named> {
         let refuse = |detail: &str| Named::new(Code::InvalidSecret, detail);
+        // Nobody could use it, and the proxy would go on with the keys of before.
+        if proxy.key_sha256.is_empty() {
+            return Err(Named::new(Code::ProxyNotWritten, "no key opens it"));
+        }
         let way = proxy_view::Route::of(spec, proxy)?;
         let keys = proxy
             .key_sha256

@@ -41,6 +41,7 @@ impl Case {
             consumers: vec!["argocd-repo-server".into()],
             proxy: Some(ProxyDelivery {
                 key_sha256: vec!["0".repeat(64)],
+                previous_key_until: None,
                 kind: ProxyKind::Oci,
                 insecure: false,
                 upstream_proxy: None,

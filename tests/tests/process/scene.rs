@@ -23,6 +23,56 @@ use serde_json::json;
 use crate::api::Rest;
 use crate::webhook::Webhook;
 
+/// Namespaces beside Argo CD's in which trials see what admission changes: it
+/// leaves alone what is in others.
+pub(crate) const SERVED: [&str; 45] = [
+    "as-data",
+    "as-string-data",
+    "bad-cluster",
+    "bad-repository",
+    "becomes-bad",
+    "cluster-auth",
+    "cluster-config",
+    "cluster-copy",
+    "dropped-keys",
+    "generated-name",
+    "guide-cluster",
+    "guides",
+    "no-text",
+    "outage",
+    "plain-secrets",
+    "policies-proxy-webhook",
+    "proxy-keys",
+    "repositories",
+    "static-credentials",
+    "argocd-resource",
+    "bad-annotation",
+    "operator-owned",
+    "own-template",
+    "rollout",
+    "workloads",
+    "conflicts",
+    "conflicts-plain",
+    "helm-chart",
+    "helm-chart-plain",
+    "host-network",
+    "left-out",
+    "left-out-plain",
+    "operator",
+    "operator-plain",
+    "opt-in",
+    "opt-in-plain",
+    "opt-out",
+    "opt-out-plain",
+    "plugins",
+    "plugins-plain",
+    "same-purpose",
+    "spiffe-absent",
+    "stock",
+    "two-hundred",
+    "unknown-fields",
+];
+
 /// Short enough that every credential of a run rotates during it.
 pub(crate) const LIVES: Lives = Lives {
     identity: Duration::from_secs(60),
@@ -79,7 +129,9 @@ impl trials::Scene for Scene {
         let folder = prepared.folder.join("scene");
         let around =
             Surroundings::start(&folder, &prepared.peers, LIVES, &Choice::default()).await?;
-        let installation = around.install(&prepared.binaries, LIVES).await?;
+        let installation = around
+            .install_serving(&prepared.binaries, LIVES, &SERVED)
+            .await?;
         let argocd = if with_argocd {
             Some(around.argocd(&prepared.peers, &prepared.binaries).await?)
         } else {
@@ -136,8 +188,9 @@ impl Scene {
             "kind": "Namespace",
             "metadata": { "name": name, "labels": labels },
         });
+        // Those that are served are there already.
         self.rest()?
-            .create("/api/v1/namespaces", &namespace)
+            .apply(&format!("/api/v1/namespaces/{name}"), &namespace)
             .await
             .with_context(|| format!("make namespace {name}"))?;
         Ok(name)

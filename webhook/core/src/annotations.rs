@@ -33,6 +33,8 @@ pub const CREDENTIALS: &str = "workload-identity.dev/credentials";
 pub const PROXY: &str = "workload-identity.dev/proxy";
 /// On a Secret, `"true"`: the webhook may remove static credentials from it.
 pub const REMOVE_STATIC_CREDENTIALS: &str = "workload-identity.dev/remove-static-credentials";
+/// On a Secret, any new value: the webhook draws another key for its proxy.
+pub const ROTATE_PROXY_KEY: &str = "workload-identity.dev/rotate-proxy-key";
 /// The label that stock Argo CD puts on its pods.
 pub const APP_NAME: &str = "app.kubernetes.io/name";
 /// The label that names the product that a pod belongs to.

@@ -21,9 +21,8 @@ use shared::{
 };
 use url::Url;
 
-use crate::{
-    proxy_key::{ProxyKeyring, Subject},
-    secret::{ClusterSecret, DeliveryChoice, RepositorySecret, WorkloadIdentity, key, no_proxy},
+use crate::secret::{
+    ClusterSecret, DeliveryChoice, RepositorySecret, WorkloadIdentity, key, no_proxy,
 };
 
 /// What the installation adds to a Secret to make a binding of it.
@@ -37,9 +36,6 @@ pub struct Derivation {
     pub registry_consumers: Vec<String>,
     /// Service accounts whose pods use cluster credentials.
     pub cluster_consumers: Vec<String>,
-    /// What keys for the credential proxy are made with. `None` where nobody
-    /// asks for them: the binding then has none, and is not written anywhere.
-    pub proxy_keys: Option<ProxyKeyring>,
 }
 
 /// How errors name a Secret.
@@ -48,7 +44,8 @@ pub fn object_name(namespace: &str, name: &str) -> String {
 }
 
 impl Derivation {
-    /// The binding of the Secret `namespace/name`.
+    /// The binding of the Secret `namespace/name`, without the keys of the
+    /// credential proxy: those are no setting, and depend on what was before.
     ///
     /// # Errors
     /// Every reason for which no identity may be given.
@@ -59,7 +56,9 @@ impl Derivation {
         secret: &WorkloadIdentity,
     ) -> Result<CredentialBindingSpec, Vec<Named>> {
         match secret {
-            WorkloadIdentity::Repository(secret) => self.repository(namespace, name, secret),
+            WorkloadIdentity::Repository(secret) => {
+                self.repository(namespace, &object_name(namespace, name), secret)
+            }
             WorkloadIdentity::Cluster(secret) => {
                 self.cluster(namespace, &object_name(namespace, name), secret)
             }
@@ -69,11 +68,11 @@ impl Derivation {
     fn repository(
         &self,
         namespace: &str,
-        name: &str,
+        object: &str,
         secret: &RepositorySecret,
     ) -> Result<CredentialBindingSpec, Vec<Named>> {
         let mut problems = Problems {
-            object: &object_name(namespace, name),
+            object,
             found: Vec::new(),
         };
         let credential = credential(secret.credential, secret.provider);
@@ -96,8 +95,16 @@ impl Derivation {
             let reason = "true, and the credential would be in docker-config";
             problems.add(Code::PlainHttpRefused, key::INSECURE_OCI_FORCE_HTTP, reason);
         }
-        let proxy = (delivery == Delivery::Proxy)
-            .then(|| self.proxy(namespace, name, secret, &mut problems));
+        let proxy = (delivery == Delivery::Proxy).then(|| ProxyDelivery {
+            key_sha256: Vec::new(),
+            previous_key_until: None,
+            kind: secret.proxy_kind(),
+            insecure: secret.insecure,
+            upstream_proxy: secret
+                .upstream_proxy
+                .as_ref()
+                .map(|url| url.as_str().trim_end_matches('/').to_owned()),
+        });
         let service_account = match &secret.project {
             Some(project) => format!("argocd-project-{project}"),
             None => "argocd-global".to_owned(),
@@ -122,29 +129,6 @@ impl Derivation {
             problems.add(error.code, key::URL, &error.detail);
         }
         problems.finish(spec)
-    }
-
-    fn proxy(
-        &self,
-        namespace: &str,
-        name: &str,
-        secret: &RepositorySecret,
-        problems: &mut Problems<'_>,
-    ) -> ProxyDelivery {
-        let keys = self.proxy_keys.as_ref().map(ProxyKeyring::keys);
-        if let Some(None) = keys {
-            problems.add(Code::ProxyKeyUnavailable, key::PROXY, "no key yet");
-        }
-        let url = secret.written_url();
-        let subject = subject(namespace, name, secret, &url);
-        let hashes = keys.flatten().map(|keys| keys.hashes(&subject));
-        let upstream = secret.upstream_proxy.as_ref();
-        ProxyDelivery {
-            key_sha256: hashes.unwrap_or_default(),
-            kind: secret.proxy_kind(),
-            insecure: secret.insecure,
-            upstream_proxy: upstream.map(|url| url.as_str().trim_end_matches('/').to_owned()),
-        }
     }
 
     fn cluster(
@@ -315,22 +299,6 @@ fn can_be_shared(secret: &RepositorySecret) -> bool {
         && secret.is_helm_oci()
         && !exchange::is_certificate(secret)
         && !has_realm
-}
-
-/// What the key of a Secret for the credential proxy is made from; `url` is its
-/// [`RepositorySecret::written_url`].
-pub fn subject<'a>(
-    namespace: &'a str,
-    name: &'a str,
-    secret: &'a RepositorySecret,
-    url: &'a str,
-) -> Subject<'a> {
-    Subject {
-        namespace,
-        name,
-        project: secret.project.as_deref(),
-        url,
-    }
 }
 
 /// What keeps the credential proxy from being of use to a Secret whose

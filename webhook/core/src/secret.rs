@@ -7,11 +7,13 @@
 
 mod cluster;
 pub mod no_proxy;
+mod place;
 mod repository;
 mod spelling;
 mod values;
 
 pub use cluster::{ClusterConfig, ClusterSecret, ExecConfig, IN_CLUSTER_SERVER};
+pub use place::Place;
 pub use repository::{DeliveryChoice, RepositorySecret, RepositoryType};
 pub use values::{SecretValues, key};
 

@@ -91,7 +91,13 @@ pub fn plan(key: &Key, derived: &Derived, binding: Option<&Binding>) -> Plan {
         (Derived::Valid(..), Some(binding)) if binding.deleting => Plan::Nothing,
         (Derived::Valid(owner, spec), _) => Plan::Apply(owner.clone(), spec.clone()),
         (_, None) => Plan::Nothing,
-        (Derived::Invalid(_, problems), Some(_)) => Plan::Report(problems.clone()),
+        // The last good spec would go on giving what the Secret is no longer for.
+        (Derived::Elsewhere(owner, _), Some(binding)) if binding.is_owned_by(&owner.uid) => {
+            Plan::Delete
+        }
+        (Derived::Invalid(_, problems) | Derived::Elsewhere(_, problems), Some(_)) => {
+            Plan::Report(problems.clone())
+        }
         (Derived::Unused(owner), Some(binding)) if binding.is_owned_by(&owner.uid) => Plan::Delete,
         // Kubernetes' garbage collector removes what a Secret owned.
         (Derived::Unused(_) | Derived::Absent, Some(binding)) if !binding.owners.is_empty() => {
@@ -106,15 +112,40 @@ pub fn plan(key: &Key, derived: &Derived, binding: Option<&Binding>) -> Plan {
 fn on_secret<'d>(derived: &'d Derived, notices: &[Named]) -> Option<(&'d Owner, Vec<Named>)> {
     let (owner, mut problems, has_binding) = match derived {
         Derived::Absent => return None,
-        Derived::Invalid(owner, problems) => (owner, problems.clone(), false),
+        Derived::Invalid(owner, problems) | Derived::Elsewhere(owner, problems) => {
+            (owner, problems.clone(), false)
+        }
         Derived::Unused(owner) => (owner, Vec::new(), false),
         Derived::Valid(owner, _) => (owner, Vec::new(), true),
     };
     let here = notices
         .iter()
-        .filter(|notice| !has_binding || notice.code == Code::ProxyForeign);
+        .filter(|notice| !has_binding || is_loud(notice.code));
     problems.extend(here.cloned());
     (!problems.is_empty()).then_some((owner, problems))
+}
+
+/// Whether a notice is said on the Secret although its binding's conditions
+/// say it: somebody may know a key that is not theirs.
+fn is_loud(code: Code) -> bool {
+    matches!(code, Code::ProxyForeign | Code::ProxyKeyStale)
+}
+
+/// Why no key opens a binding that is delivered by the credential proxy. No
+/// agent serves it then, since nobody could use it.
+fn keyless(object: &str, spec: &CredentialBindingSpec, notices: &[Named]) -> Option<Named> {
+    let proxy = spec.proxy.as_ref()?;
+    if !proxy.key_sha256.is_empty() {
+        return None;
+    }
+    let is_why = |code| {
+        matches!(
+            code,
+            Code::ProxyKeyStale | Code::ProxyForeign | Code::ProxyNotWritten
+        )
+    };
+    let why = notices.iter().find(|notice| is_why(notice.code)).cloned();
+    Some(why.unwrap_or_else(|| Named::new(Code::ProxyNotWritten, object)))
 }
 
 /// Carries plans out.
@@ -149,15 +180,20 @@ impl Reconciler {
         key: &Key,
         around: &Snapshot,
     ) -> Result<Option<Duration>, Failure> {
+        let mut found = source::fetch(&self.client, &self.derivation, &key.namespace, &key.name)
+            .await
+            .map_err(api("reading the Secret"))?;
+        let binding = around.binding.as_deref();
+        let before = binding.and_then(|binding| binding.spec.as_ref());
+        let object = object_name(&key.namespace, &key.name);
+        found.settle(&object, before, Timestamp::now());
         let Found {
             derived,
             lacks,
             notices,
-        } = source::fetch(&self.client, &self.derivation, &key.namespace, &key.name)
-            .await
-            .map_err(api("reading the Secret"))?;
+            ..
+        } = found;
         self.say(key, &derived, &notices).await;
-        let binding = around.binding.as_deref();
         match (plan(key, &derived, binding), binding) {
             (Plan::Nothing, _) | (Plan::Delete | Plan::Report(_), None) => Ok(None),
             (Plan::Apply(owner, spec), _) => self.apply(key, &owner, &spec).await.map(|()| None),
@@ -248,7 +284,9 @@ impl Reconciler {
         let signature = self.signature.algorithm();
         let objection = |spec| signature?.objection(&object, spec);
         notices.extend(spec.and_then(objection));
-        let unavailable = spec.and_then(|spec| undeliverable(&object, spec));
+        let unavailable = spec.and_then(|spec| {
+            undeliverable(&object, spec).or_else(|| keyless(&object, spec, &notices))
+        });
         let now = Timestamp::now();
         let circumstances = Circumstances {
             problems,
@@ -271,7 +309,11 @@ impl Reconciler {
                 .await?;
             self.tell(key, binding, &verdict).await;
         }
-        let left = verdict.again_at.map(|at| at.duration_since(now));
+        let proxy = spec.and_then(|spec| spec.proxy.as_ref());
+        let key_ends = proxy.and_then(|proxy| proxy.previous_key_until);
+        let again_at = verdict.again_at.into_iter().chain(key_ends);
+        let again_at = again_at.filter(|at| *at > now).min();
+        let left = again_at.map(|at| at.duration_since(now));
         // A second later, so that it has passed by then.
         Ok(left.map(|left| left.unsigned_abs() + Duration::from_secs(1)))
     }

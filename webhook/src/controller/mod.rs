@@ -197,9 +197,6 @@ fn changes(client: &Client, config: &ControllerConfig) -> BoxStream<'static, Cha
         metadata,
         Change::Node,
     )];
-    if let Some(keys) = &config.derivation.proxy_keys {
-        streams.push(keys.changes().map(|()| Change::Keys).boxed());
-    }
     let signature = config.signature.changes();
     streams.push(signature.map(|()| Change::Keys).boxed());
     for namespace in &config.argocd_namespaces {

@@ -109,7 +109,7 @@ impl Reviewer {
                 spec: *spec,
                 lacks: found.lacks,
             }),
-            Derived::Invalid(_, problems) => Err(problems
+            Derived::Invalid(_, problems) | Derived::Elsewhere(_, problems) => Err(problems
                 .into_iter()
                 .next()
                 .unwrap_or_else(|| Named::new(Code::InvalidSecret, object))),

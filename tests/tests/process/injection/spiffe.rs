@@ -60,7 +60,7 @@ impl WithDriver {
         command
             .args(["serve", "--spiffe-csi-driver"])
             .args(["--namespace", NAMESPACE])
-            .args(["--argocd-namespaces", NAMESPACE])
+            .args(["--argocd-namespaces", "spiffe,spiffe-plain"])
             .args(["--trust-domain", "spiffe.test"])
             .args(["--issuer-url", "https://spiffe.test"])
             .arg("--tls-dir")

@@ -14,7 +14,7 @@ use super::bench::{CONTROL_PLANE, account, control_plane, refused};
 use crate::api::Rest;
 use crate::case::{Case, shared};
 use crate::identity::bench::{AGENT, accounts, pods, secrets, service_accounts, token_request};
-use crate::scene::Scene;
+use crate::scene::{SERVED, Scene};
 
 /// What RBAC says.
 const FORBIDDEN: (u16, &str) = (403, "cannot");
@@ -93,7 +93,7 @@ async fn the_control_plane_reads_secrets_where_it_was_told(scene: &Scene) -> Res
     let own = [
         "create /secrets",
         "create coordination.k8s.io/leases",
-        "get /secrets argocd-identity-issuer,argocd-identity-proxy-key",
+        "get /secrets argocd-identity-issuer",
         "get,update coordination.k8s.io/leases argocd-identity-controller",
     ];
     let ours = control_plane(scene).await?;
@@ -102,7 +102,7 @@ async fn the_control_plane_reads_secrets_where_it_was_told(scene: &Scene) -> Res
         let rules = rules(&ours, &nobody, &namespace).await?;
         let mut expected = set(&everywhere);
         match namespace.as_str() {
-            ARGOCD => expected.extend(set(&argocd)),
+            name if name == ARGOCD || SERVED.contains(&name) => expected.extend(set(&argocd)),
             NAMESPACE => expected.extend(set(&own)),
             _ => {}
         }

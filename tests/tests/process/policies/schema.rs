@@ -78,6 +78,7 @@ fn full_spec() -> CredentialBindingSpec {
     spec.consumers.push("another".to_owned());
     spec.proxy = Some(ProxyDelivery {
         key_sha256: vec!["0".repeat(64), "1".repeat(64)],
+        previous_key_until: Some("2026-12-01T10:00:00Z".parse().unwrap_or_default()),
         kind: ProxyKind::Oci,
         insecure: true,
         upstream_proxy: Some("http://proxy.example.test:3128".to_owned()),

@@ -42,7 +42,7 @@ async fn a_bad_value_that_came_during_an_outage_is_told(scene: &mut Scene) -> Re
     // Its labels and its other keys stay editable.
     let patch = json!({
         "metadata": { "labels": { "team": "a" } },
-        "stringData": { "project": "production" },
+        "stringData": { "name": "charts" },
     });
     let kept = rest.merge(&one, &patch).await?;
     ensure!(
@@ -50,10 +50,17 @@ async fn a_bad_value_that_came_during_an_outage_is_told(scene: &mut Scene) -> Re
         "{:?}",
         kept.warnings
     );
-    ensure!(stored(&kept.object)? == with(bad.clone(), &[("project", "production")]));
+    ensure!(stored(&kept.object)? == with(bad.clone(), &[("name", "charts")]));
     // Another bad value is no old one.
     let worse = json!({ "stringData": { "workloadIdentityProvider": "other" } });
     let refused = refusal(rest.merge(&one, &worse).await)?;
+    ensure!(
+        refused.message.contains("unknown-provider: "),
+        "{refused:?}"
+    );
+    // Nor is an old one, where the Secret is for something else.
+    let moved = json!({ "stringData": { "project": "production" } });
+    let refused = refusal(rest.merge(&one, &moved).await)?;
     ensure!(
         refused.message.contains("unknown-provider: "),
         "{refused:?}"

@@ -5,9 +5,10 @@
 //! ```
 //!
 //! Architecture invariant: everything below this module decides from the
-//! request and static configuration alone. There is no API call, no clock, no
-//! randomness and no logging, so the same request gives the same answer, and a
-//! patched object gives an empty patch.
+//! request, static configuration and random bytes that it is given alone. There
+//! is no API call, no clock, no key and no logging, so the same request gives
+//! the same answer with the same bytes, and a patched object gives an empty
+//! patch.
 
 mod annotations;
 pub mod patch;
@@ -16,8 +17,10 @@ pub mod review;
 pub mod secrets;
 pub mod workloads;
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
-use shared::errors::Named;
+use shared::errors::{Code, Named};
 
 use self::{
     patch::Patch,
@@ -25,6 +28,14 @@ use self::{
     review::Request,
     secrets::SecretRules,
 };
+use crate::proxy_key::KeyBytes;
+
+/// Gives the random bytes of a new key; `None` where there are none.
+pub type Draw<'a> = dyn FnMut() -> Option<KeyBytes> + 'a;
+
+/// A decision needs random bytes, and there are none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRandomness;
 
 /// The entries of the webhook configuration, each with a path of its own:
 /// requests carry no namespace labels, so the path says what selected them.
@@ -77,6 +88,8 @@ pub enum Skip {
     OperatorOwned,
     /// A Secret without workload identity.
     NotWorkloadIdentity,
+    /// The control plane does not serve the namespace.
+    NamespaceNotServed,
     /// An operation or sub-resource that no decision is made for.
     OtherOperation,
     /// A kind that no decision is made for.
@@ -96,6 +109,7 @@ impl Skip {
             Self::NoContainer => "no-container",
             Self::OperatorOwned => "operator-owned",
             Self::NotWorkloadIdentity => "not-workload-identity",
+            Self::NamespaceNotServed => "namespace-not-served",
             Self::OtherOperation => "other-operation",
             Self::OtherKind => "other-kind",
             Self::Unreadable => "unreadable",
@@ -187,6 +201,8 @@ impl Label {
 /// The static configuration of all decisions.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
+    /// The namespaces that are served; `None` for each.
+    pub namespaces: Option<BTreeSet<String>>,
     /// What pods get.
     pub pods: PodConfig,
     /// What becomes of Secrets.
@@ -212,21 +228,31 @@ pub enum Refusal {
     /// Neither the request nor its uid can be read.
     #[error(transparent)]
     Request(review::Unreadable),
+    /// A new key is needed, and there are no random bytes.
+    #[error("there are no random bytes for a new key")]
+    Randomness,
     /// The answer cannot be written.
     #[error("the answer cannot be written")]
     Response(#[source] serde_json::Error),
 }
 
-/// Answers one request body.
+/// Answers one request body. `draw` is asked at most once, and for a Secret
+/// that needs a new key only.
 ///
 /// # Errors
-/// When the body is no AdmissionReview whose uid can be told.
-pub fn review(path: Path, body: &[u8], rules: &Rules) -> Result<Review, Refusal> {
+/// When the body is no AdmissionReview whose uid can be told, or there are no
+/// random bytes for a key.
+pub fn review(
+    path: Path,
+    body: &[u8],
+    rules: &Rules,
+    draw: &mut Draw<'_>,
+) -> Result<Review, Refusal> {
     let (uid, reference, verdict) = match review::parse(body) {
         Ok(request) => (
             request.uid.to_string(),
             request.reference(),
-            decide(path, &request, rules),
+            decide(path, &request, rules, draw).map_err(|NoRandomness| Refusal::Randomness)?,
         ),
         Err(mut unreadable) => match unreadable.uid.take() {
             None => return Err(Refusal::Request(unreadable)),
@@ -245,12 +271,35 @@ pub fn review(path: Path, body: &[u8], rules: &Rules) -> Result<Review, Refusal>
     })
 }
 
-fn decide(path: Path, request: &Request<'_>, rules: &Rules) -> Verdict {
-    match path {
+fn decide(
+    path: Path,
+    request: &Request<'_>,
+    rules: &Rules,
+    draw: &mut Draw<'_>,
+) -> Result<Verdict, NoRandomness> {
+    let unserved = rules.unserved(request);
+    let verdict = match path {
         Path::PodsNamespace => decide_pod(request, Entry::Namespace, &rules.pods),
         Path::Pods => decide_pod(request, Entry::Annotation, &rules.pods),
         Path::Workloads => workloads::decide(request),
-        Path::Secrets => secrets::decide(request, &rules.secrets),
+        Path::Secrets => secrets::decide(request, &rules.secrets, draw)?,
+    };
+    Ok(match (unserved, &verdict.outcome) {
+        (Some(warning), Outcome::Patch(_) | Outcome::Deny(_)) => {
+            Verdict::skip(Skip::NamespaceNotServed, vec![warning])
+        }
+        _ => verdict,
+    })
+}
+
+impl Rules {
+    /// Why nothing that asks for something gets it: no binding would ever be
+    /// made for it.
+    fn unserved(&self, request: &Request<'_>) -> Option<Named> {
+        let namespace = request.namespace.as_deref()?;
+        let served = self.namespaces.as_ref()?;
+        (!served.contains(namespace))
+            .then(|| Named::new(Code::NamespaceNotServed, format!("namespace {namespace}")))
     }
 }
 

@@ -6,6 +6,7 @@
 //! keeps it, so that labels and other keys stay editable.
 
 mod config;
+mod proxy;
 
 use std::collections::BTreeMap;
 
@@ -17,20 +18,21 @@ use shared::{
     errors::{Code, Named},
 };
 
+use self::proxy::{Before, Entry};
 use super::{
-    Skip, Verdict,
+    Draw, NoRandomness, Skip, Verdict,
     annotations::OurAnnotations,
     patch::{Patch, Slot},
     read,
     review::{Operation, Request, Text},
 };
 use crate::{
-    annotations::REMOVE_STATIC_CREDENTIALS,
+    annotations::{REMOVE_STATIC_CREDENTIALS, ROTATE_PROXY_KEY},
     derive::{self, Derivation, object_name},
-    proxy_key::{self, Written},
+    proxy_key::{self, Subject},
     secret::{
-        self, ClusterConfig, ClusterSecret, ExecConfig, RepositorySecret, SecretKind, SecretValues,
-        WorkloadIdentity, key,
+        self, ClusterConfig, ClusterSecret, ExecConfig, Place, RepositorySecret, SecretKind,
+        SecretValues, WorkloadIdentity, key,
     },
 };
 
@@ -43,19 +45,26 @@ pub struct SecretRules {
     pub credential_proxy: bool,
 }
 
-/// Decides about a Secret.
-pub fn decide(request: &Request<'_>, rules: &SecretRules) -> Verdict {
+/// Decides about a Secret. `draw` is asked at most once, for a new key.
+///
+/// # Errors
+/// When a key is needed and there are no random bytes.
+pub fn decide(
+    request: &Request<'_>,
+    rules: &SecretRules,
+    draw: &mut Draw<'_>,
+) -> Result<Verdict, NoRandomness> {
     if request.kind.group_kind() != ("", "Secret") {
-        return Verdict::skip(Skip::OtherKind, Vec::new());
+        return Ok(Verdict::skip(Skip::OtherKind, Vec::new()));
     }
     if request.operation == Operation::Other || request.is_sub_resource() {
-        return Verdict::skip(Skip::OtherOperation, Vec::new());
+        return Ok(Verdict::skip(Skip::OtherOperation, Vec::new()));
     }
     let Some(new) = read::<SecretView<'_>>(request.object) else {
-        return Verdict::skip(Skip::Unreadable, Vec::new());
+        return Ok(Verdict::skip(Skip::Unreadable, Vec::new()));
     };
     let Some(kind) = new.kind() else {
-        return Verdict::skip(Skip::NotWorkloadIdentity, Vec::new());
+        return Ok(Verdict::skip(Skip::NotWorkloadIdentity, Vec::new()));
     };
     // What nobody looked at before, for want of the label, is no old value.
     let old = read::<SecretView<'_>>(request.old_object).filter(|old| old.kind() == Some(kind));
@@ -64,36 +73,110 @@ pub fn decide(request: &Request<'_>, rules: &SecretRules) -> Verdict {
         .as_ref()
         .map(|old| new.dropped_keys(kind, old))
         .unwrap_or_default();
-    let draft = Draft::of(&new, &restored, kind, namespace, rules);
-    match draft.result {
-        Ok(None) => Verdict::skip(Skip::NotWorkloadIdentity, Vec::new()),
+    let name = new.metadata.name.as_deref().unwrap_or_default();
+    let values = new.values(&restored);
+    let place = Place::read(kind, &values);
+    let subject = Subject {
+        namespace,
+        name,
+        place: place.as_ref(),
+    };
+    let old_values = old.as_ref().map(|old| old.values(&[]));
+    let before = old.as_ref().zip(old_values.as_ref()).map(|(old, values)| {
+        let former = Place::read(kind, values);
+        let is_same_place = match (&former, &place) {
+            (Some(former), Some(place)) => former == place,
+            _ => new.has_same(&[key::PROJECT, key::URL, key::TYPE, key::SERVER], old),
+        };
+        Before {
+            proxy: values.text(key::PROXY),
+            is_same_place,
+        }
+    });
+    let draft = Draft::of(&new, &values, kind, namespace, rules);
+    let mut rewrite = match draft.result {
+        Ok(None) => return Ok(Verdict::skip(Skip::NotWorkloadIdentity, Vec::new())),
         Ok(Some(mut rewrite)) => {
             if !restored.is_empty() {
                 rewrite
                     .warnings
-                    .push(Named::new(Code::KeysRestored, draft.object));
+                    .push(Named::new(Code::KeysRestored, &*draft.object));
                 rewrite.data.extend(
                     restored
                         .iter()
                         .map(|(name, text)| (*name, text.to_string())),
                 );
             }
-            rewrite.into_verdict(&new)
+            rewrite
         }
         Err(problems) => {
-            let before = old.map(|old| Draft::of(&old, &[], kind, namespace, rules).result);
-            let known = before.and_then(Result::err).unwrap_or_default();
+            // At another place every problem is a new one.
+            let is_same_place = before.as_ref().is_some_and(|before| before.is_same_place);
+            let known = old
+                .as_ref()
+                .zip(old_values.as_ref())
+                .filter(|_| is_same_place)
+                .and_then(|(old, values)| {
+                    Draft::of(old, values, kind, namespace, rules).result.err()
+                })
+                .unwrap_or_default();
             let (kept, mut fresh): (Vec<_>, Vec<_>) = problems
                 .into_iter()
                 .partition(|problem| known.contains(problem));
-            if fresh.is_empty() {
-                return Verdict::patch(Patch::new(), kept);
+            if !fresh.is_empty() {
+                let first = fresh.remove(0);
+                fresh.extend(kept);
+                return Ok(Verdict::deny(first, fresh));
             }
-            let first = fresh.remove(0);
-            fresh.extend(kept);
-            Verdict::deny(first, fresh)
+            Rewrite {
+                warnings: kept,
+                proxy: ProxyWish::OfInvalid,
+                ..Rewrite::default()
+            }
+        }
+    };
+    let is_immutable = old.as_ref().is_some_and(|old| old.immutable == Some(true));
+    if rewrite.proxy != ProxyWish::Nothing && kind != SecretKind::Cluster {
+        let is_wanted = rewrite.proxy == ProxyWish::Wanted;
+        let rotates = is_wanted && new.asks_for_another_key(old.as_ref());
+        let written = values.text(key::PROXY);
+        match proxy::entry(written, before.as_ref(), &subject, rotates) {
+            Entry::Keep => {}
+            Entry::CarryOver(former) => {
+                rewrite.data.insert(key::PROXY, STANDARD.encode(former));
+            }
+            // Nobody could write it.
+            Entry::Draw if is_wanted && is_immutable => rewrite.lacks_key = true,
+            Entry::Draw if is_wanted => {
+                let bytes = draw().ok_or(NoRandomness)?;
+                let value = proxy_key::value(&subject, &bytes);
+                let text = value.map(|value| STANDARD.encode(&*value));
+                rewrite.data.extend(text.map(|text| (key::PROXY, text)));
+            }
+            // It would lead to what the Secret is no longer for.
+            Entry::Draw => rewrite.removed.push(key::PROXY),
+            Entry::Conflict if is_wanted => {
+                let detail = format!("{}, key {}", draft.object, key::PROXY);
+                let conflict = Named::new(Code::ProxyConflict, detail);
+                let is_known = before
+                    .filter(|before| before.is_same_place && before.proxy == written)
+                    .and(old.as_ref().zip(old_values.as_ref()))
+                    .is_some_and(|(old, values)| {
+                        let before = Draft::of(old, values, kind, namespace, rules).result;
+                        matches!(before, Ok(Some(it)) if it.proxy == ProxyWish::Wanted)
+                    });
+                if is_known {
+                    return Ok(Verdict::patch(Patch::new(), vec![conflict]));
+                }
+                return Ok(Verdict::deny(conflict, Vec::new()));
+            }
+            Entry::Conflict => {}
         }
     }
+    if is_immutable {
+        return Ok(rewrite.into_words(&new, &draft.object));
+    }
+    Ok(rewrite.into_verdict(&new))
 }
 
 /// What is read of a Secret. Values stay in base64 as they came.
@@ -103,6 +186,8 @@ struct SecretView<'a> {
     metadata: Metadata<'a>,
     #[serde(borrow, default)]
     data: Option<BTreeMap<Text<'a>, Option<Text<'a>>>>,
+    #[serde(default)]
+    immutable: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -132,8 +217,32 @@ impl SecretView<'_> {
         entries.filter_map(|(name, value)| Some((name.as_str(), value.as_ref()?.as_str())))
     }
 
+    fn values(&self, restored: &[(&'static str, &str)]) -> SecretValues {
+        SecretValues::from_base64(self.entries().chain(restored.iter().copied()))
+    }
+
+    /// The value of a key as it came.
+    fn raw(&self, name: &str) -> Option<&str> {
+        self.entries()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+    }
+
+    fn has_same(&self, names: &[&str], other: &SecretView<'_>) -> bool {
+        names.iter().all(|name| self.raw(name) == other.raw(name))
+    }
+
+    /// Whether an update brings a new value of the annotation for that.
+    fn asks_for_another_key(&self, old: Option<&SecretView<'_>>) -> bool {
+        let annotations = self.metadata.annotations.as_ref();
+        let asked = annotations.and_then(|found| found.find(ROTATE_PROXY_KEY));
+        let before = old.and_then(|old| old.metadata.annotations.as_ref());
+        let before = before.and_then(|found| found.find(ROTATE_PROXY_KEY));
+        old.is_some() && asked.is_some_and(|asked| !asked.is_empty()) && asked != before
+    }
+
     fn has(&self, name: &str) -> bool {
-        self.entries().any(|(key, _)| key == name)
+        self.raw(name).is_some()
     }
 
     fn may_remove_static_credentials(&self) -> bool {
@@ -156,17 +265,16 @@ impl SecretView<'_> {
         let values = SecretValues::from_base64(self.entries());
         let config = values.text(key::CONFIG).map(ClusterConfig::parse);
         let runs_ours = config.is_some_and(|config| {
-            config.is_ok_and(|config| config.exec().is_some_and(ExecConfig::is_ours))
+            // The volume has it under the guides' name, too.
+            let is_known = |exec: &ExecConfig| exec.is_ours() || exec.is_guides();
+            config.is_ok_and(|config| config.exec().is_some_and(is_known))
         });
         if !runs_ours {
             return Vec::new();
         }
         key::WORKLOAD_IDENTITY
             .into_iter()
-            .filter_map(|name| {
-                let (_, text) = old.entries().find(|(key, _)| *key == name)?;
-                Some((name, text))
-            })
+            .filter_map(|name| Some((name, old.raw(name)?)))
             .collect()
     }
 }
@@ -180,7 +288,7 @@ struct Draft {
 impl Draft {
     fn of(
         view: &SecretView<'_>,
-        restored: &[(&'static str, &str)],
+        values: &SecretValues,
         kind: SecretKind,
         namespace: &str,
         rules: &SecretRules,
@@ -193,8 +301,7 @@ impl Draft {
             Some(name)
         };
         let object = object_name(namespace, shown.unwrap_or_default());
-        let values = SecretValues::from_base64(view.entries().chain(restored.iter().copied()));
-        let result = secret::parse(kind, &object, &values).and_then(|secret| {
+        let result = secret::parse(kind, &object, values).and_then(|secret| {
             let proxy = values.text(key::PROXY);
             let Some(secret) = secret else {
                 let is_repository = kind != SecretKind::Cluster;
@@ -220,8 +327,8 @@ impl Draft {
             match rules.derivation.binding(namespace, name, &secret) {
                 Ok(spec) => {
                     if let WorkloadIdentity::Repository(repository) = &secret {
-                        let place = (namespace, name);
-                        rewrite.proxy(place, repository, &spec, proxy, rules)?;
+                        let place = (object.as_str(), name);
+                        rewrite.proxy(place, repository, &spec, proxy, rules);
                     }
                     rewrite
                         .warnings
@@ -237,11 +344,25 @@ impl Draft {
     }
 }
 
+/// What a Secret wants with its `proxy`.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum ProxyWish {
+    /// Nothing of the webhook's.
+    #[default]
+    Nothing,
+    /// To lead to the credential proxy.
+    Wanted,
+    /// The Secret cannot be used: what is there stays while it fits.
+    OfInvalid,
+}
+
 /// Changes to a Secret's data, in base64, and what its author is told.
 #[derive(Default)]
 struct Rewrite {
     data: BTreeMap<&'static str, String>,
     removed: Vec<&'static str>,
+    proxy: ProxyWish,
+    lacks_key: bool,
     warnings: Vec<Named>,
 }
 
@@ -285,20 +406,20 @@ impl Rewrite {
     /// and no longer where it does not.
     fn proxy(
         &mut self,
-        (namespace, name): (&str, &str),
+        (object, name): (&str, &str),
         secret: &RepositorySecret,
         spec: &CredentialBindingSpec,
         written: Option<&str>,
         rules: &SecretRules,
-    ) -> Result<(), Vec<Named>> {
+    ) {
         if spec.delivery != Delivery::Proxy {
             let left_over = Self::without_proxy(written, name);
             self.removed
                 .extend(left_over.into_iter().flat_map(|it| it.removed));
-            return Ok(());
+            return;
         }
-        let object = object_name(namespace, name);
-        let mut warnings = derive::proxy_warnings(&object, secret);
+        self.proxy = ProxyWish::Wanted;
+        let mut warnings = derive::proxy_warnings(object, secret);
         // What is on its way out needs no warning.
         warnings.retain(|warning| {
             warning.code != Code::ClientCertificateUnused || self.removed.is_empty()
@@ -306,25 +427,8 @@ impl Rewrite {
         self.warnings.extend(warnings);
         if !rules.credential_proxy {
             self.warnings
-                .push(Named::new(Code::ProxyNotInstalled, &*object));
+                .push(Named::new(Code::ProxyNotInstalled, object));
         }
-        let ring = rules.derivation.proxy_keys.as_ref();
-        let Some(keys) = ring.and_then(|ring| ring.keys()) else {
-            return Ok(());
-        };
-        let url = secret.written_url();
-        let subject = derive::subject(namespace, name, secret, &url);
-        if keys.judge(written, &subject) == Written::Current {
-            return Ok(());
-        }
-        // Another Secret's value comes along when a Secret is copied.
-        if written.is_some_and(|written| proxy_key::written_for(written).is_none()) {
-            let detail = format!("{object}, key {}", key::PROXY);
-            return Err(vec![Named::new(Code::ProxyConflict, detail)]);
-        }
-        let value = keys.value(&subject);
-        self.data.insert(key::PROXY, STANDARD.encode(&*value));
-        Ok(())
     }
 
     /// Takes away a value of ours that nothing needs any more; `None` where
@@ -386,22 +490,59 @@ impl Rewrite {
         Ok(())
     }
 
+    /// Leaves out what the Secret has, or has not, already.
+    fn effective(self, view: &SecretView<'_>) -> Self {
+        let changes = |name: &&str, text: &String| view.raw(name) != Some(text);
+        Self {
+            removed: self
+                .removed
+                .into_iter()
+                .filter(|name| view.has(name))
+                .collect(),
+            data: self
+                .data
+                .into_iter()
+                .filter(|(name, text)| changes(name, text))
+                .collect(),
+            ..self
+        }
+    }
+
     fn into_verdict(self, view: &SecretView<'_>) -> Verdict {
         let data = Slot::root().member("data", view.data.is_some());
         let mut patch = Patch::new();
-        for name in self.removed.into_iter().filter(|name| view.has(name)) {
+        let rewrite = self.effective(view);
+        for name in rewrite.removed {
             patch.remove(&data, name);
         }
-        let changed = self.data.into_iter().filter(|(name, text)| {
-            !view
-                .entries()
-                .any(|(key, value)| key == *name && value == text)
-        });
+        let changed = rewrite.data.into_iter();
         patch.set(
             &data,
             changed.map(|(name, text)| (name, Value::String(text))),
         );
-        Verdict::patch(patch, self.warnings)
+        Verdict::patch(patch, rewrite.warnings)
+    }
+
+    /// Says what an immutable Secret lacks. The API server would refuse the
+    /// whole update, such as that of a label, if its data came with it.
+    fn into_words(self, view: &SecretView<'_>, object: &str) -> Verdict {
+        let rewrite = self.effective(view);
+        let lacking = rewrite.lacks_key.then_some(key::PROXY);
+        let names = rewrite.data.keys().chain(&rewrite.removed).copied();
+        let names: Vec<_> = names.chain(lacking).collect();
+        let mut warnings = rewrite.warnings;
+        if !names.is_empty() {
+            // They speak of changes that are not made.
+            warnings.retain(|it| {
+                !matches!(
+                    it.code,
+                    Code::UrlRewritten | Code::DriftFromGit | Code::KeysRestored
+                )
+            });
+            let detail = format!("{object}, keys {}", names.join(", "));
+            warnings.push(Named::new(Code::SecretImmutable, detail));
+        }
+        Verdict::patch(Patch::new(), warnings)
     }
 }
 

@@ -35,8 +35,12 @@ fn pod_request() -> Value {
     })
 }
 
+fn draw() -> Option<KeyBytes> {
+    Some(crate::proxy_key::tests::bytes(1))
+}
+
 fn answer(path: Path, body: &[u8]) -> Value {
-    let review = review(path, body, &Rules::default()).unwrap();
+    let review = review(path, body, &Rules::default(), &mut draw).unwrap();
     serde_json::from_slice(&review.body).unwrap()
 }
 
@@ -70,10 +74,104 @@ fn the_path_says_what_selected_the_pod() {
     );
 }
 
+/// A repository of a project, which needs a key.
+fn secret_request() -> Value {
+    let values = [
+        ("type", "helm"),
+        ("url", "oci://quay.example.org/myorg/charts"),
+        ("project", "a"),
+        ("workloadIdentityProvider", "spiffe"),
+        (
+            "workloadIdentityRegistryAuthURL",
+            "https://quay.example.org/oauth2/federation/robot/token",
+        ),
+        ("workloadIdentityRegistryUsername", "myorg+argocd"),
+    ];
+    let data = values.map(|(name, value)| (name.to_owned(), json!(STANDARD.encode(value))));
+    let mut request = pod_request();
+    request["kind"]["kind"] = json!("Secret");
+    request["object"] = json!({
+        "metadata": {
+            "name": "example", "namespace": "argocd",
+            "labels": {"argocd.argoproj.io/secret-type": "repository"},
+        },
+        "data": data.into_iter().collect::<serde_json::Map<_, _>>(),
+    });
+    request
+}
+
+#[test]
+fn namespaces_that_are_not_served_are_left_alone_and_told() {
+    let rules = Rules {
+        namespaces: Some(["argocd".to_owned()].into()),
+        ..Rules::default()
+    };
+    let ask = |path, request: &Value| {
+        let review = review(path, &body(request.clone()), &rules, &mut draw);
+        review.unwrap().verdict
+    };
+    let mut deployment = pod_request();
+    deployment["kind"] = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
+    deployment["object"] = json!({
+        "metadata": {"annotations": {"workload-identity.dev/inject": "enabled"}},
+        "spec": {"template": {"metadata": {}}},
+    });
+    let mut invalid = secret_request();
+    invalid["object"]["data"]["type"] = json!("c3Zu");
+    for (path, mut request) in [
+        (Path::PodsNamespace, pod_request()),
+        (Path::Workloads, deployment),
+        (Path::Secrets, secret_request()),
+        (Path::Secrets, invalid),
+    ] {
+        let served = ask(path, &request);
+        assert!(!matches!(served.outcome, Outcome::Skip(_)), "{served:?}");
+        request["namespace"] = json!("team-a");
+        let verdict = ask(path, &request);
+        let codes: Vec<_> = verdict.warnings.iter().map(|it| it.code).collect();
+        assert_eq!(codes, [Code::NamespaceNotServed], "{path:?}");
+        assert_eq!(verdict.outcome, Outcome::Skip(Skip::NamespaceNotServed));
+    }
+    // Who asks for nothing is told nothing.
+    let mut plain = secret_request();
+    plain["namespace"] = json!("team-a");
+    plain["object"]["data"] = json!({"url": "aHR0cHM6Ly9hL2I="});
+    let mut other = pod_request();
+    other["namespace"] = json!("team-a");
+    other["object"]["metadata"] = json!({});
+    for (path, request) in [(Path::Secrets, plain), (Path::PodsNamespace, other)] {
+        let verdict = ask(path, &request);
+        assert!(verdict.warnings.is_empty(), "{verdict:?}");
+        assert!(matches!(verdict.outcome, Outcome::Skip(_)), "{verdict:?}");
+    }
+}
+
+#[test]
+fn without_random_bytes_there_is_no_answer_where_a_key_is_needed() {
+    let ask = |path, request: Value| review(path, &body(request), &Rules::default(), &mut || None);
+    let refused = ask(Path::Secrets, secret_request());
+    assert!(matches!(refused, Err(Refusal::Randomness)), "{refused:?}");
+    assert!(ask(Path::PodsNamespace, pod_request()).is_ok());
+    let mut without_project = secret_request();
+    let data = without_project["object"]["data"].as_object_mut().unwrap();
+    data.remove("project");
+    assert!(ask(Path::Secrets, without_project).is_ok());
+}
+
 #[test]
 fn the_same_request_gives_the_same_bytes() {
+    let secret = body(secret_request());
+    let once = || {
+        let review = review(Path::Secrets, &secret, &Rules::default(), &mut draw);
+        review.unwrap().body
+    };
+    assert_eq!(once(), once());
     let bytes = body(pod_request());
-    let once = |path| review(path, &bytes, &Rules::default()).unwrap().body;
+    let once = |path| {
+        review(path, &bytes, &Rules::default(), &mut draw)
+            .unwrap()
+            .body
+    };
     assert_eq!(once(Path::PodsNamespace), once(Path::PodsNamespace));
 }
 
@@ -160,7 +258,7 @@ fn the_uid_survives_a_body_that_breaks_later() {
 
 #[test]
 fn what_is_no_admission_review_is_refused_with_the_reason() {
-    let refused = |bytes: &[u8]| match review(Path::Pods, bytes, &Rules::default()) {
+    let refused = |bytes: &[u8]| match review(Path::Pods, bytes, &Rules::default(), &mut draw) {
         Err(Refusal::Request(error)) => error.to_string(),
         other => panic!("{other:?}"),
     };
@@ -191,7 +289,7 @@ fn deep_objects_do_not_exhaust_the_stack() {
     let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
     let at = bytes.windows(8).position(|w| w == b"\"spec\":{").unwrap() + 8;
     bytes.splice(at..at, format!("\"deep\":{deep},").into_bytes());
-    let _ = review(Path::PodsNamespace, &bytes, &Rules::default());
+    let _ = review(Path::PodsNamespace, &bytes, &Rules::default(), &mut draw);
 }
 
 #[test]
@@ -286,7 +384,7 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
         for path in Path::ALL {
-            let _ = review(path, &bytes, &Rules::default());
+            let _ = review(path, &bytes, &Rules::default(), &mut draw);
         }
     }
 
@@ -303,7 +401,7 @@ proptest! {
         }
         body.splice(at..at, bytes);
         for path in Path::ALL {
-            let _ = review(path, &body, &Rules::default());
+            let _ = review(path, &body, &Rules::default(), &mut draw);
         }
     }
 

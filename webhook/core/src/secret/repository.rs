@@ -24,6 +24,46 @@ pub enum RepositoryType {
     Git,
 }
 
+impl RepositoryType {
+    /// The type of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "helm" => Some(Self::Helm),
+            "oci" => Some(Self::Oci),
+            "git" => Some(Self::Git),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Helm => "helm",
+            Self::Oci => "oci",
+            Self::Git => "git",
+        }
+    }
+
+    /// What the credential proxy finds at a URL of this scheme.
+    pub fn proxy_kind(self, scheme: Scheme) -> ProxyKind {
+        match self {
+            Self::Helm if scheme == Scheme::Https => ProxyKind::HelmHttp,
+            Self::Helm | Self::Oci => ProxyKind::Oci,
+            Self::Git => ProxyKind::Git,
+        }
+    }
+
+    /// A URL as the webhook leaves it: stock Argo CD uses Helm charts of OCI
+    /// registries without the scheme only.
+    pub fn written_url(self, url: &RepositoryReference) -> String {
+        if self == Self::Helm && url.scheme == Scheme::Oci {
+            url.address()
+        } else {
+            url.to_string()
+        }
+    }
+}
+
 /// Value of `workloadIdentityDelivery`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeliveryChoice {
@@ -97,21 +137,12 @@ impl RepositorySecret {
 
     /// What the credential proxy finds at the URL.
     pub fn proxy_kind(&self) -> ProxyKind {
-        match self.repository_type {
-            RepositoryType::Helm if self.is_helm_oci() => ProxyKind::Oci,
-            RepositoryType::Helm => ProxyKind::HelmHttp,
-            RepositoryType::Oci => ProxyKind::Oci,
-            RepositoryType::Git => ProxyKind::Git,
-        }
+        self.repository_type.proxy_kind(self.url.scheme)
     }
 
     /// The URL as the webhook leaves it.
     pub fn written_url(&self) -> String {
-        if self.is_helm_with_oci_scheme() {
-            self.url.address()
-        } else {
-            self.url.to_string()
-        }
+        self.repository_type.written_url(&self.url)
     }
 }
 
@@ -128,19 +159,12 @@ pub(super) fn parse(
     let repository_type = match reader.text(key::TYPE) {
         // Argo CD takes a Secret without a type as git.
         None => Some(RepositoryType::Git),
-        Some(_) => {
-            reader.one_of(
-                key::TYPE,
-                Code::InvalidSecret,
-                "helm, oci or git",
-                |text| match text {
-                    "helm" => Some(RepositoryType::Helm),
-                    "oci" => Some(RepositoryType::Oci),
-                    "git" => Some(RepositoryType::Git),
-                    _ => None,
-                },
-            )
-        }
+        Some(_) => reader.one_of(
+            key::TYPE,
+            Code::InvalidSecret,
+            "helm, oci or git",
+            RepositoryType::from_name,
+        ),
     };
     let url = match reader.text(key::URL).map(RepositoryReference::parse) {
         Some(Ok(url)) => Some(url),

@@ -195,6 +195,14 @@ impl SecretValues {
         self.values.get(name).map(|text| text.as_str())
     }
 
+    /// Whether a key is not set, or its value is text.
+    pub fn is_readable(&self, name: &str) -> bool {
+        !self
+            .unreadable
+            .iter()
+            .any(|(unreadable, _)| *unreadable == name)
+    }
+
     /// Names of the static credentials that are present.
     pub fn static_credentials(&self) -> &[&'static str] {
         &self.static_credentials

@@ -247,7 +247,7 @@ fn messages_are_bounded() {
 #[test]
 fn what_keeps_argo_cd_from_using_it_is_said_after_what_a_node_says() {
     let notices = [
-        Named::new(Code::ProxyKeyOld, "Secret argocd/quay"),
+        Named::new(Code::ProxyNotWritten, "Secret argocd/quay"),
         Named::new(Code::ProxyNotInjected, "pod repo-server-1"),
     ];
     let around = Circumstances {
@@ -255,7 +255,7 @@ fn what_keeps_argo_cd_from_using_it_is_said_after_what_a_node_says() {
         ..CALM
     };
     let good = binding(json!([node("a", "Ready", Some(LATER))]));
-    let verdict = check(&good, around, ["True ready", "True proxy-key-old"]);
+    let verdict = check(&good, around, ["True ready", "True proxy-not-written"]);
     assert!(verdict.conditions[1].message.contains("pod repo-server-1"));
     let bad = binding(json!([failing("a", "Degraded", Some(LATER))]));
     check(&bad, around, ["True ready", "True robot-not-found"]);

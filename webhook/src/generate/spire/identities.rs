@@ -39,7 +39,9 @@ impl Identities {
         let namespace = secret.metadata.namespace.as_deref().unwrap_or_default();
         match derive(derivation, secret) {
             Derived::Absent | Derived::Unused(_) => {}
-            Derived::Invalid(_, problems) => self.problems.extend(problems),
+            Derived::Invalid(_, problems) | Derived::Elsewhere(_, problems) => {
+                self.problems.extend(problems)
+            }
             Derived::Valid(owner, spec) => self.add_binding(namespace, &owner.name, &spec),
         }
     }

@@ -4,7 +4,7 @@ use serde_json::json;
 use shared::allow_list::AllowList;
 
 use super::{super::Outcome, *};
-use crate::proxy_key::tests::ring;
+use crate::proxy_key::{KeyBytes, tests::bytes};
 
 fn derivation() -> Derivation {
     Derivation {
@@ -12,7 +12,6 @@ fn derivation() -> Derivation {
         allowed_hosts: AllowList::parse("spoke.example.org:6443").unwrap(),
         registry_consumers: vec!["argocd-repo-server".into()],
         cluster_consumers: vec!["argocd-application-controller".into()],
-        proxy_keys: Some(ring(2, Some(1))),
     }
 }
 
@@ -44,7 +43,16 @@ fn ask_with(rules: &SecretRules, operation: &str, object: &Value, old: Option<&V
         "namespace": "argocd", "operation": operation, "object": object, "oldObject": old,
     });
     let text = request.to_string();
-    decide(&serde_json::from_str(&text).unwrap(), rules)
+    let mut draw = || Some(fresh());
+    decide(&serde_json::from_str(&text).unwrap(), rules, &mut draw).unwrap()
+}
+
+/// Bytes that no other call gives.
+fn fresh() -> KeyBytes {
+    thread_local!(static DRAWN: std::cell::Cell<u8> = const { std::cell::Cell::new(0) });
+    let byte = DRAWN.get();
+    DRAWN.set(byte.wrapping_add(1));
+    bytes(byte)
 }
 
 /// The Secret as it is stored, and the codes of the warnings. A second pass
@@ -134,21 +142,7 @@ fn a_project_is_led_to_the_credential_proxy() {
         .strip_prefix("http://example:")
         .and_then(|rest| rest.strip_suffix("@127.0.0.1:15080"))
         .unwrap();
-    assert_eq!(key.len(), 43);
-    // What the binding lets in is what the Secret presents.
-    let values = SecretValues::from_base64(
-        stored_secret["data"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str().unwrap())),
-    );
-    let parsed = secret::parse(SecretKind::Repository, "", &values).unwrap();
-    let spec = derivation()
-        .binding("argocd", "example", &parsed.unwrap())
-        .unwrap();
-    let hash = shared::proxy_view::KeyHash::of(key.as_bytes()).to_hex();
-    assert_eq!(spec.proxy.unwrap().key_sha256[0], hash);
+    assert_eq!(key.len(), 65);
 }
 
 #[test]
@@ -169,25 +163,210 @@ fn another_project_url_or_name_is_another_key() {
     assert!(proxy(&copy).starts_with("http://copy:"), "{copy}");
 }
 
+/// A value as versions with an installation key wrote it.
+const EARLIER: &str = "http://example:qR7vBu5eBBw63oZGgsQkSVxWwA1Y8kE4xXbzEosGwjg@127.0.0.1:15080";
+
+fn put(object: &Value, name: &str, value: &str) -> Value {
+    let mut object = object.clone();
+    object["data"][name] = json!(STANDARD.encode(value));
+    object
+}
+
+fn without(object: &Value, name: &str) -> Value {
+    let mut object = object.clone();
+    object["data"].as_object_mut().unwrap().remove(name);
+    object
+}
+
+fn annotated(object: &Value, value: &str) -> Value {
+    let mut object = object.clone();
+    object["metadata"]["annotations"] = json!({ ROTATE_PROXY_KEY: value });
+    object
+}
+
 #[test]
-fn a_value_of_the_previous_key_is_renewed() {
-    let before = SecretRules {
-        derivation: Derivation {
-            proxy_keys: Some(ring(1, None)),
-            ..derivation()
-        },
-        ..rules()
+fn a_stranger_gets_a_key_that_no_secret_has() {
+    // All that it takes is known to whoever reads bindings, or Argo CD's UI.
+    let (victims, _) = stored(&of_project("a"), None);
+    for old in [None, Some(of_project("a"))] {
+        let (guessed, _) = stored(&of_project("a"), old.as_ref());
+        assert_ne!(text(&guessed, "proxy"), text(&victims, "proxy"));
+    }
+}
+
+#[test]
+fn a_key_stays_whoever_writes_the_rest() {
+    let git = of_project("a");
+    let (created, _) = stored(&git, None);
+    let labelled = {
+        let mut object = created.clone();
+        object["metadata"]["labels"]["team"] = json!("a");
+        object
     };
-    let object = of_project("a");
-    let Outcome::Patch(patch) = ask_with(&before, "CREATE", &object, None).outcome else {
-        panic!("no patch")
+    for (what, new) in [
+        // Self-heal sends what git has over what is there, by either diff.
+        (
+            "client-side apply",
+            put(&created, "url", "oci://quay.example.org/myorg/charts"),
+        ),
+        (
+            "server-side apply",
+            without(
+                &put(&created, "url", "oci://quay.example.org/myorg/charts"),
+                "enableOCI",
+            ),
+        ),
+        // Replace, and operators that write all of data every second.
+        ("replace", git.clone()),
+        ("an empty value in git", put(&git, "proxy", "")),
+        ("a label", labelled),
+        ("an old backup", put(&git, "proxy", EARLIER)),
+        (
+            "another key",
+            put(&git, "proxy", &text(&stored(&git, None).0, "proxy")),
+        ),
+        (
+            "another Secret's",
+            put(
+                &git,
+                "proxy",
+                &format!("http://other:{}@127.0.0.1:15080", "k".repeat(65)),
+            ),
+        ),
+    ] {
+        // Also the third time, and in a dry run before.
+        let mut before = created.clone();
+        for _ in 0..3 {
+            let (dry, _) = stored(&new, Some(&before));
+            let (after, _) = stored(&new, Some(&before));
+            assert_eq!(dry, after, "{what}");
+            assert_eq!(text(&after, "proxy"), text(&created, "proxy"), "{what}");
+            before = after;
+        }
+    }
+    // A proxy of the user's own is still refused.
+    let own = put(&git, "proxy", "http://proxy.corp:3128");
+    assert_eq!(denied_update(&own, &created), Code::ProxyConflict);
+}
+
+#[track_caller]
+fn denied_update(object: &Value, old: &Value) -> Code {
+    match ask("UPDATE", object, Some(old)).outcome {
+        Outcome::Deny(error) => error.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_proxy_of_ones_own_that_came_while_nobody_looked_may_stay() {
+    let own = put(&of_project("a"), "proxy", "http://proxy.corp:3128");
+    let mut labelled = own.clone();
+    labelled["metadata"]["labels"]["team"] = json!("a");
+    let verdict = ask("UPDATE", &labelled, Some(&own));
+    assert_eq!(verdict.warnings[0].code, Code::ProxyConflict);
+    assert_eq!(verdict.label().as_str(), "keep");
+    let other = put(&own, "proxy", "http://other.corp:3128");
+    assert_eq!(denied_update(&other, &own), Code::ProxyConflict);
+    let moved = put(&own, "project", "b");
+    assert_eq!(denied_update(&moved, &own), Code::ProxyConflict);
+    // It was no conflict before.
+    let mut shared = without(&own, "project");
+    shared["data"]["url"] = json!(STANDARD.encode("quay.example.org/myorg/charts"));
+    shared["data"]["enableOCI"] = json!(STANDARD.encode("true"));
+    let by_proxy = put(&shared, "workloadIdentityDelivery", "proxy");
+    assert_eq!(denied_update(&by_proxy, &shared), Code::ProxyConflict);
+}
+
+#[test]
+fn a_key_of_an_earlier_version_stays_until_its_secret_moves() {
+    let old = put(&of_project("a"), "proxy", EARLIER);
+    let (labelled, _) = stored(&old, Some(&old));
+    assert_eq!(text(&labelled, "proxy"), EARLIER);
+    let (replaced, _) = stored(&of_project("a"), Some(&old));
+    assert_eq!(text(&replaced, "proxy"), EARLIER);
+    for moved in [
+        put(&old, "project", "b"),
+        put(&old, "url", "oci://quay.example.org/myorg/others"),
+        put(
+            &put(&old, "type", "oci"),
+            "url",
+            "oci://quay.example.org/myorg/charts",
+        ),
+    ] {
+        let (after, _) = stored(&moved, Some(&old));
+        assert_ne!(text(&after, "proxy"), EARLIER);
+    }
+    // What comes anew gets a key that says what it was made for.
+    let (created, _) = stored(&old, None);
+    assert_ne!(text(&created, "proxy"), EARLIER);
+    let (added, _) = stored(&old, Some(&of_project("a")));
+    assert_ne!(text(&added, "proxy"), EARLIER);
+}
+
+#[test]
+fn a_restored_backup_keeps_its_key_and_another_place_does_not() {
+    let (saved, _) = stored(&of_project("a"), None);
+    let (restored, _) = stored(&saved, None);
+    assert_eq!(restored, saved);
+    for elsewhere in [
+        put(&saved, "project", "b"),
+        put(&saved, "url", "quay.example.org/myorg/others"),
+    ] {
+        let (restored, _) = stored(&elsewhere, None);
+        assert_ne!(text(&restored, "proxy"), text(&saved, "proxy"));
+        // The webhook was down while it moved: the next write mends it.
+        let (touched, _) = stored(&elsewhere, Some(&elsewhere));
+        assert_ne!(text(&touched, "proxy"), text(&saved, "proxy"));
+    }
+}
+
+#[test]
+fn a_new_value_of_the_annotation_draws_another_key_once() {
+    for first in [
+        stored(&of_project("a"), None).0,
+        put(&of_project("a"), "proxy", EARLIER),
+    ] {
+        let asked = annotated(&first, "1");
+        let (second, _) = stored(&asked, Some(&first));
+        assert_ne!(text(&second, "proxy"), text(&first, "proxy"));
+        // The API server asks again about what it was told to change.
+        let again = ask("UPDATE", &second, Some(&first));
+        assert_eq!(again.label().as_str(), "keep", "{again:?}");
+        // Writers that know nothing of the annotation, or have it in git.
+        let (kept, _) = stored(&first, Some(&second));
+        assert_eq!(text(&kept, "proxy"), text(&second, "proxy"));
+        let (kept, _) = stored(&annotated(&of_project("a"), "1"), Some(&second));
+        assert_eq!(text(&kept, "proxy"), text(&second, "proxy"));
+        let (third, _) = stored(&annotated(&second, "2"), Some(&second));
+        assert_ne!(text(&third, "proxy"), text(&second, "proxy"));
+    }
+}
+
+#[test]
+fn an_invalid_secret_keeps_its_key_while_that_fits() {
+    let (good, _) = stored(&of_project("a"), None);
+    let bad = put(&good, "workloadIdentityProvider", "vault");
+    let settled = |new: &Value, old: &Value| {
+        let verdict = ask("UPDATE", new, Some(old));
+        let Outcome::Patch(patch) = &verdict.outcome else {
+            panic!("{verdict:?}")
+        };
+        let mut after = new.clone();
+        json_patch::patch(&mut after, patch.operations()).unwrap();
+        after
     };
-    let mut old = object.clone();
-    json_patch::patch(&mut old, patch.operations()).unwrap();
-    let (renewed, _) = stored(&old, Some(&old));
-    let (fresh, _) = stored(&object, None);
-    assert_ne!(renewed["data"]["proxy"], old["data"]["proxy"]);
-    assert_eq!(renewed["data"]["proxy"], fresh["data"]["proxy"]);
+    assert_eq!(settled(&bad, &bad), bad);
+    assert_eq!(settled(&without(&bad, "proxy"), &bad), bad);
+    // It was moved while nobody looked; then somebody writes a label.
+    let moved = put(&bad, "project", "b");
+    assert_eq!(settled(&moved, &moved), without(&moved, "proxy"));
+    let unreadable = put(&bad, "url", "http://quay.example.org/x");
+    assert_eq!(
+        settled(&unreadable, &unreadable),
+        without(&unreadable, "proxy")
+    );
+    let own = put(&bad, "proxy", "http://proxy.corp:3128");
+    assert_eq!(settled(&own, &own), own);
 }
 
 #[test]
@@ -279,30 +458,6 @@ fn what_keeps_the_proxy_from_being_of_use_is_said() {
         .collect();
     assert!(codes.contains(&Code::ProxyNotInstalled), "{codes:?}");
     assert_eq!(verdict.label().as_str(), "patch");
-}
-
-#[test]
-fn without_a_key_a_new_secret_waits_and_an_old_one_stays() {
-    let keyless = SecretRules {
-        derivation: Derivation {
-            proxy_keys: Some(crate::proxy_key::ProxyKeyring::default()),
-            ..derivation()
-        },
-        ..rules()
-    };
-    let object = of_project("a");
-    match ask_with(&keyless, "CREATE", &object, None).outcome {
-        Outcome::Deny(error) => assert_eq!(error.code, Code::ProxyKeyUnavailable),
-        other => panic!("{other:?}"),
-    }
-    let kept = ask_with(&keyless, "UPDATE", &object, Some(&object));
-    assert_eq!(kept.label().as_str(), "keep");
-    // Nobody else needs one.
-    let shared = secret("repository", &QUAY);
-    assert_eq!(
-        ask_with(&keyless, "CREATE", &shared, None).label().as_str(),
-        "patch"
-    );
 }
 
 #[test]
@@ -480,4 +635,69 @@ fn broken_shapes_are_allowed_unread() {
         ask("CREATE", &empty, None).outcome,
         Outcome::Skip(Skip::NotWorkloadIdentity)
     ));
+}
+
+#[test]
+fn keys_come_back_beside_the_guides_plugin_too() {
+    let config =
+        r#"{"execProviderConfig":{"command":"/binaries/k8s-spiffe-workload-jwt-exec-auth"}}"#;
+    let pairs = with(&SPOKE, "config", config);
+    let pairs = with(&pairs, "workloadIdentityCredential", "ServiceAccountToken");
+    let (old, _) = stored(&secret("cluster", &pairs), None);
+    let mut new = old.clone();
+    let data = new["data"].as_object_mut().unwrap();
+    data.retain(|name, _| !key::WORKLOAD_IDENTITY.contains(&name.as_str()));
+    let (kept, warnings) = stored(&new, Some(&old));
+    assert_eq!(kept["data"], old["data"]);
+    assert!(warnings.contains(&Code::KeysRestored), "{warnings:?}");
+}
+
+#[test]
+fn a_copied_cluster_secret_keeps_version_environment_and_hint() {
+    let config = r#"{"execProviderConfig": {"apiVersion":"client.authentication.k8s.io/v1", "env": {"HTTPS_PROXY" : "http://proxy:3128"},
+        "args":["--cluster","other"],"installHint":"ask the platform team","command":"/binaries/exec-auth"} , "tlsClientConfig":{"caData":"Y2E="}}"#;
+    let (stored_secret, warnings) =
+        stored(&secret("cluster", &with(&SPOKE, "config", config)), None);
+    let expected = config.replace(r#"["--cluster","other"]"#, r#"["--cluster","example"]"#);
+    assert_eq!(text(&stored_secret, "config"), expected);
+    assert_eq!(warnings, [Code::DriftFromGit]);
+}
+
+#[test]
+fn what_is_immutable_is_not_changed() {
+    let (mut old, _) = stored(&of_project("a"), None);
+    old["immutable"] = json!(true);
+    old["data"].as_object_mut().unwrap().remove("proxy");
+    let mut new = old.clone();
+    new["metadata"]["labels"]["team"] = json!("a");
+    let verdict = ask("UPDATE", &new, Some(&old));
+    assert_eq!(verdict.label().as_str(), "keep", "{verdict:?}");
+    assert!(!verdict.warnings.is_empty());
+}
+
+#[test]
+fn an_old_problem_is_new_at_another_place() {
+    let base = with(&QUAY, "workloadIdentityProvider", "vault");
+    let base = with(&base, "project", "a");
+    let bad = secret("repository", &base);
+    for (name, value) in [
+        ("project", "b"),
+        ("url", "oci://quay.example.org/other/charts"),
+        ("type", "oci"),
+    ] {
+        let moved = secret("repository", &with(&base, name, value));
+        let verdict = ask("UPDATE", &moved, Some(&bad));
+        assert!(
+            matches!(&verdict.outcome, Outcome::Deny(error) if error.code == Code::UnknownProvider),
+            "{name}: {verdict:?}"
+        );
+    }
+    let base = with(&SPOKE, "workloadIdentityProvider", "vault");
+    let moved = with(&base, "server", "https://elsewhere.example.org");
+    let verdict = ask(
+        "UPDATE",
+        &secret("cluster", &moved),
+        Some(&secret("cluster", &base)),
+    );
+    assert_eq!(verdict.label().as_str(), "deny", "{verdict:?}");
 }
