@@ -43,13 +43,20 @@ async fn a_quota_on_every_limit_admits_the_injected_pod(scene: &Scene) -> Result
     wait_until("the quota", LIMIT, || async move {
         match bench.create(stock).await {
             Ok(_) => bail!("a pod without limits is still admitted"),
-            refused => Ok(ensure!(refusal(refused)?.message.contains("quota"))),
+            refused => {
+                let message = refusal(refused)?.message;
+                ensure!(message.contains("quota"), "{message}");
+                Ok(())
+            }
         }
     })
     .await?;
     let tried = bench.check(&pod).await?;
     ensure!(tried.warnings.is_empty(), "{tried:?}");
     let sidecar = &tried.pod["spec"]["initContainers"];
-    ensure!(sidecar.to_string().contains("credential-proxy"), "{tried:?}");
+    ensure!(
+        sidecar.to_string().contains("credential-proxy"),
+        "{tried:?}"
+    );
     Ok(())
 }
