@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use control_plane_core::{
+    admission::pods::SidecarSettings,
     derive::Derivation,
     settings::{
         Image, IssuerUrl, Namespace, ServiceAccountName, Setting, SettingError, TokenLifetime,
@@ -14,6 +15,8 @@ use control_plane_core::{
 use shared::allow_list::AllowList;
 
 use crate::issuer::keys::Algorithm;
+
+mod sidecar;
 
 /// Settings as they are typed. Every flag can be set in the environment, with
 /// the prefix `ARGOCD_IDENTITY_`.
@@ -68,6 +71,37 @@ pub struct ServeArgs {
     /// Image of the credential proxy; without it no pod gets one.
     #[arg(long, env = "ARGOCD_IDENTITY_PROXY_IMAGE", default_value = "")]
     pub proxy_image: String,
+
+    /// What is reserved for the credential proxy: cpu, memory and
+    /// ephemeral-storage, separated by commas. Empty leaves it to the namespace.
+    #[arg(
+        long,
+        env = "ARGOCD_IDENTITY_PROXY_REQUESTS",
+        default_value = "cpu=10m,memory=32Mi"
+    )]
+    pub proxy_requests: String,
+
+    /// What the credential proxy has at most, in the same form.
+    #[arg(
+        long,
+        env = "ARGOCD_IDENTITY_PROXY_LIMITS",
+        default_value = "cpu=1,memory=512Mi"
+    )]
+    pub proxy_limits: String,
+
+    /// When the credential proxy's image is pulled: Always, IfNotPresent or
+    /// Never.
+    #[arg(
+        long,
+        env = "ARGOCD_IDENTITY_PROXY_PULL_POLICY",
+        default_value = "IfNotPresent"
+    )]
+    pub proxy_pull_policy: String,
+
+    /// Secrets in Argo CD's namespaces that the credential proxy's image is
+    /// pulled with, separated by commas.
+    #[arg(long, env = "ARGOCD_IDENTITY_PROXY_PULL_SECRETS", default_value = "")]
+    pub proxy_pull_secrets: String,
 
     /// Service accounts whose pods may have registry credentials.
     #[arg(
@@ -155,6 +189,8 @@ pub struct Config {
     pub spiffe_csi_driver: bool,
     /// Image of the credential proxy, where pods get one.
     pub proxy_image: Option<Image>,
+    /// How the credential proxy runs.
+    pub sidecar: SidecarSettings,
     /// Service accounts whose pods may have registry credentials; never empty.
     pub registry_consumers: Vec<ServiceAccountName>,
     /// Service accounts whose pods may have cluster credentials; never empty.
@@ -204,6 +240,7 @@ impl TryFrom<ServeArgs> for Config {
                 "" => None,
                 text => Some(one("proxy-image", text)?),
             },
+            sidecar: sidecar::settings(&args)?,
             registry_consumers: list("registry-consumers", &args.registry_consumers)?,
             cluster_consumers: list("cluster-consumers", &args.cluster_consumers)?,
             agent_service_account: one("agent-service-account", &args.agent_service_account)?,

@@ -100,7 +100,7 @@ pub async fn serve(
         pods: PodConfig {
             spiffe_csi_driver: config.spiffe_csi_driver,
             proxy_image,
-            ..PodConfig::default()
+            sidecar: config.sidecar.clone(),
         },
     };
     let serve = server::serve_tls(

@@ -3,6 +3,7 @@
 mod bench;
 mod conflicts;
 pub(crate) mod pods;
+mod quota;
 mod scale;
 mod spiffe;
 
@@ -32,6 +33,7 @@ pub(crate) fn cases() -> Vec<Case> {
         shared!(annotations_leave_things_out),
     ];
     cases.extend(conflicts::cases());
+    cases.extend(quota::cases());
     cases.extend(scale::cases());
     cases.extend(spiffe::cases());
     cases

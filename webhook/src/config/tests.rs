@@ -40,6 +40,58 @@ fn the_issuers_algorithm_is_one_of_two() {
 }
 
 #[test]
+fn the_credential_proxy_runs_as_the_installation_says() {
+    assert_eq!(parse(&[]).unwrap().sidecar, SidecarSettings::default());
+    let config = parse(&[
+        "--proxy-requests=cpu=0.5, memory=64Mi,ephemeral-storage=1Mi",
+        "--proxy-limits=",
+        "--proxy-pull-policy=Always",
+        "--proxy-pull-secrets= mirror,other.example , mirror,",
+    ]);
+    let sidecar = config.unwrap().sidecar;
+    let pairs = [
+        ("cpu", "0.5"),
+        ("ephemeral-storage", "1Mi"),
+        ("memory", "64Mi"),
+    ];
+    assert_eq!(
+        sidecar.requests,
+        pairs.map(|(a, b)| (a.into(), b.into())).into()
+    );
+    assert!(sidecar.limits.is_empty());
+    assert_eq!(sidecar.pull_policy.as_str(), "Always");
+    assert_eq!(sidecar.pull_secrets, ["mirror", "other.example"]);
+    for flag in [
+        "--proxy-requests=cpu",
+        "--proxy-requests=cpu=",
+        "--proxy-requests=cpu=-1",
+        "--proxy-requests=cpu=1e3",
+        "--proxy-requests=cpu=1.",
+        "--proxy-requests=cpu=99999999999999999999999999999999999999999",
+        "--proxy-requests=memory=1mi",
+        "--proxy-requests=gpu=1",
+        "--proxy-requests=cpu=1,cpu=2",
+        // The API server would refuse every repo-server for it.
+        "--proxy-requests=cpu=1001m",
+        "--proxy-requests=memory=0.6Gi",
+        "--proxy-pull-policy=always",
+        "--proxy-pull-secrets=A_b",
+    ] {
+        let error = parse(&[flag]).unwrap_err().to_string();
+        assert!(
+            error.starts_with(flag.split('=').next().unwrap()),
+            "{error}"
+        );
+    }
+    for flag in [
+        "--proxy-requests=cpu=1000m,memory=0.5Gi",
+        "--proxy-requests=memory=512Mi",
+    ] {
+        assert!(parse(&[flag]).is_ok(), "{flag}");
+    }
+}
+
+#[test]
 fn every_flag_has_its_environment_variable() {
     let command = Args::command();
     let serve = command.find_subcommand("serve").unwrap();

@@ -110,6 +110,19 @@ impl Bench {
         Self { webhook, ..self }
     }
 
+    /// Gives the namespace that is opted in a quota.
+    pub(crate) async fn limit(&self, hard: &Value) -> Result<()> {
+        let path = format!("/api/v1/namespaces/{}/resourcequotas", self.opted_in.0);
+        let quota = json!({
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": { "name": "compute" },
+            "spec": { "hard": hard },
+        });
+        self.rest.create(&path, &quota).await?;
+        Ok(())
+    }
+
     /// Creates a pod in the namespace that is opted in, but for the storage.
     pub(crate) async fn create(&self, pod: &Value) -> Result<Answer<Value>> {
         self.rest.try_create(&pods(&self.opted_in.0), pod).await

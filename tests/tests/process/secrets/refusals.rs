@@ -29,6 +29,8 @@ async fn bad_repository_values_are_refused(scene: &Scene) -> Result<()> {
     let bare = format!("{host}/prod/charts");
     let http = format!("http://{host}/prod");
     let with_password = format!("https://robot:hunter2@{host}/prod");
+    let encoded_path = format!("https://{host}/group%2Fproject");
+    let long = "a".repeat(shared::bounds::AUDIENCE + 1);
     let http_auth = scene
         .around
         .targets
@@ -64,6 +66,23 @@ async fn bad_repository_values_are_refused(scene: &Scene) -> Result<()> {
         (
             Code::InvalidUrl,
             &[("type", "git"), ("url", "git@git.example.test:team/repo")],
+        ),
+        // Accepted, it would be refused at each pull.
+        (
+            Code::PathRefused,
+            &[("type", "git"), ("url", &encoded_path)],
+        ),
+        (
+            Code::InvalidSecret,
+            &[("workloadIdentityAudience", "quay.example.test\n")],
+        ),
+        (Code::InvalidSecret, &[("workloadIdentityAudience", &long)]),
+        (
+            Code::PlainHttpRefused,
+            &[
+                ("insecureOCIForceHttp", "true"),
+                ("workloadIdentityDelivery", "docker-config"),
+            ],
         ),
         (Code::InvalidProject, &[("project", "Not_A_Project")]),
         (Code::InvalidProject, &[("project", "../other")]),
@@ -124,6 +143,10 @@ async fn bad_repository_values_are_refused(scene: &Scene) -> Result<()> {
         (
             Code::StaticCredentialsPresent,
             &[("sshPrivateKey", "hunter2")],
+        ),
+        (
+            Code::StaticCredentialsPresent,
+            &[("useAzureWorkloadIdentity", "true")],
         ),
         (
             Code::ProxyConflict,
@@ -194,6 +217,15 @@ async fn bad_cluster_values_are_refused(scene: &Scene) -> Result<()> {
         ),
         (Code::InvalidClusterConfig, &[("config", "[]")]),
         (Code::InvalidClusterConfig, &[("config", "hunter2")]),
+        // Argo CD would obey both.
+        (
+            Code::InvalidClusterConfig,
+            &[("config", r#"{"TLSClientConfig":{"Insecure":true}}"#)],
+        ),
+        (
+            Code::InvalidClusterConfig,
+            &[("config", r#"{"BearerToken":"hunter2"}"#)],
+        ),
         (Code::InsecureTransport, &[("config", insecure)]),
         (
             Code::ClusterAuthConflict,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use shared::{
     binding::{CloudAccount, CredentialBindingSpec, CredentialKind, ExchangeKind},
+    bounds,
     clouds::gcp,
     errors::{Code, Named},
 };
@@ -32,7 +33,9 @@ const KNOWN: [&str; 5] = [
     AZURE_CLIENT_ID,
     AZURE_TENANT_ID,
 ];
-const LONGEST: usize = 2048;
+/// What stands before a provider's name in an audience.
+const GCP_AUDIENCE: &str = "https://iam.googleapis.com/";
+const LONGEST: usize = bounds::ACCOUNT;
 
 /// The annotations of a service account that matter here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -106,14 +109,17 @@ fn completion(
         ExchangeKind::Gar => {
             let service_account = needed(GCP_SERVICE_ACCOUNT, is_email)?;
             let provider = match annotations.value(GCP_PROVIDER) {
-                Some(value) => Some(provider(value).ok_or_else(|| unusable(GCP_PROVIDER, value))?),
+                Some(value) => {
+                    let provider = provider(value).filter(|it| has_room(it));
+                    Some(provider.ok_or_else(|| unusable(GCP_PROVIDER, value))?)
+                }
                 None => None,
             };
             let is_named = !spec.identity.audience.is_empty();
             let audience = match &provider {
                 _ if is_named => None,
                 // What a provider without a list of its own accepts.
-                Some(provider) => Some(format!("https://iam.googleapis.com/{provider}")),
+                Some(provider) => Some(format!("{GCP_AUDIENCE}{provider}")),
                 None => {
                     let what = format!(" without {GCP_PROVIDER}, and {} not set", key::AUDIENCE);
                     return Err((Code::AudienceMissing, what));
@@ -187,6 +193,11 @@ fn provider(text: &str) -> Option<String> {
         false => text.to_owned(),
     };
     gcp::provider(&name).map(str::to_owned)
+}
+
+/// Whether an audience can be made of a provider's name.
+fn has_room(provider: &str) -> bool {
+    GCP_AUDIENCE.len() + provider.len() <= bounds::AUDIENCE
 }
 
 fn is_uuid(text: &str) -> bool {

@@ -99,7 +99,7 @@ fn fields(
             continue;
         }
         let inner: Members<'_> = serde_json::from_str(value.get())
-            .map_err(|_| format!("`{path}` has a name that cannot be read"))?;
+            .map_err(|error| format!("`{path}`, column {} of it", error.column()))?;
         match kind {
             Field::Value => {}
             Field::Struct(known) => fields(inner, known, &path)?,

@@ -1,16 +1,18 @@
 //! What one container of the pod gets, and what it already has in the way.
 
+mod variables;
+
 use serde_json::{Value, json};
 use shared::{
     errors::{Code, Named},
-    layout::{
-        BIN_DIR, BINARIES_PATH, CREDENTIALS_PATH, DOCKER_DIR, EXEC_AUTH, SPIFFE_PATH, SPIFFE_SOCKET,
-    },
+    layout::{BIN_DIR, BINARIES_PATH, CREDENTIALS_PATH, EXEC_AUTH, SPIFFE_PATH, SPIFFE_SOCKET},
 };
 
+use self::variables::{docker_config, env_conflict, overriding, set_unless_other};
+pub(super) use self::variables::{trust_warnings, trusting};
 use super::{
     PlannedVolume,
-    sidecar::{CERTIFICATES, CERTIFICATES_VARIABLE, authority_folder, trusted_folders},
+    certificates::{CERTIFICATES, CERTIFICATES_VARIABLE},
     view::{Container, PodSpec, VolumeMount},
 };
 use crate::{
@@ -18,11 +20,7 @@ use crate::{
     annotations::{Component, SPIFFE_SOCKET_PATH},
 };
 
-const DOCKER_CONFIG: &str = "DOCKER_CONFIG";
-const SSL_CERT_DIR: &str = "SSL_CERT_DIR";
 const SPIFFE_ENDPOINT_SOCKET: &str = "SPIFFE_ENDPOINT_SOCKET";
-/// The home of the user in Argo CD's image.
-const HOME: &str = "/home/argocd";
 
 /// What the containers of the pod shall have.
 pub(super) struct Wishes<'p, 'a> {
@@ -129,52 +127,6 @@ fn credentials(
     Ok(())
 }
 
-fn docker_config(
-    container: &Container<'_>,
-    additions: &mut Additions,
-    warnings: &mut Vec<Named>,
-) -> Result<(), Named> {
-    let folder = format!("{CREDENTIALS_PATH}/{DOCKER_DIR}");
-    if container.variable(DOCKER_CONFIG).is_none()
-        && let Some(mount) = docker_config_at_home(container)
-    {
-        let detail = format!(
-            "{}: {DOCKER_CONFIG}={folder} is left out, for it would hide {}",
-            container.name,
-            mount.path()
-        );
-        return Err(Named::new(Code::MountConflict, detail));
-    }
-    set_unless_other(container, DOCKER_CONFIG, &folder, additions)?;
-    overriding(container, DOCKER_CONFIG, &folder, warnings);
-    Ok(())
-}
-
-/// A mount that brings a Docker configuration of the user's own.
-fn docker_config_at_home<'p, 'a>(container: &'p Container<'a>) -> Option<&'p VolumeMount<'a>> {
-    let home = container.variable("HOME");
-    let home = home.and_then(|home| home.value.as_deref());
-    let folder = format!("{}/.docker", home.unwrap_or(HOME));
-    let is_there = |mount: &&VolumeMount<'_>| {
-        matches!(
-            relation(mount.path(), &folder),
-            Relation::Same | Relation::Below
-        )
-    };
-    container.mounts().iter().find(is_there)
-}
-
-/// Says which sources of `envFrom` may hold a variable that is set to this
-/// `value`: Kubernetes prefers `env`, so theirs would count no more. Nobody here
-/// can look into them.
-fn overriding(container: &Container<'_>, name: &str, value: &str, warnings: &mut Vec<Named>) {
-    let warning = |source| {
-        let detail = format!("{}: {name}={value}, envFrom has {source}", container.name);
-        Named::new(Code::EnvFromOverridden, detail)
-    };
-    warnings.extend(container.sources_of(name).map(warning));
-}
-
 /// Leads Argo CD to the certificates that the credential proxy gives it. Adds
 /// nothing where one of the two is in the way.
 pub(super) fn proxied(
@@ -187,61 +139,6 @@ pub(super) fn proxied(
     set_unless_other(container, variable, path, additions)?;
     if is_free {
         additions.mount(CERTIFICATES, path, "");
-    }
-    Ok(())
-}
-
-/// Adds the folders of trusted authorities, where nothing else is set.
-pub(super) fn trusting(container: &Container<'_>, additions: &mut Additions) {
-    if container.variable(SSL_CERT_DIR).is_none() {
-        additions.set(SSL_CERT_DIR, &trusted_folders());
-    }
-}
-
-/// What a container beside the credential proxy may miss; `is_new` where the
-/// proxy is just being added, with the variables that it needs.
-pub(super) fn trust_warnings(container: &Container<'_>, is_new: bool, warnings: &mut Vec<Named>) {
-    let folders = trusted_folders();
-    let (variable, path) = CERTIFICATES_VARIABLE;
-    for (name, value) in [(variable, path), (SSL_CERT_DIR, &*folders)] {
-        let is_ours = match container.variable(name) {
-            Some(set) => set.value.as_deref() == Some(value),
-            None => is_new,
-        };
-        if is_ours {
-            overriding(container, name, value, warnings);
-        }
-    }
-    // A setting of the user's stays: then only what reads the other variable
-    // trusts the credential proxy, which is all but Helm's building of
-    // dependencies.
-    if let Some(set) = container.variable(SSL_CERT_DIR) {
-        let own = set.value.as_deref();
-        let authority = authority_folder();
-        let mut parts = own.unwrap_or_default().split(':');
-        if !parts.any(|part| relation(part, &authority) == Relation::Same) {
-            let own: String = own.unwrap_or("\u{2026}").chars().take(200).collect();
-            let own = own.escape_debug();
-            let detail = format!(
-                "{}: {SSL_CERT_DIR}={own}:{authority}; as it is, Helm builds no dependencies \
-                 through the credential proxy, which trusts argocd-tls-certs-cm and none of these folders",
-                container.name
-            );
-            warnings.push(Named::new(Code::EnvConflict, detail));
-        }
-    }
-}
-
-fn set_unless_other(
-    container: &Container<'_>,
-    name: &str,
-    value: &str,
-    additions: &mut Additions,
-) -> Result<(), Named> {
-    match container.variable(name) {
-        None => additions.set(name, value),
-        Some(set) if set.value.as_deref() == Some(value) => {}
-        Some(_) => return Err(env_conflict(container, name, value)),
     }
     Ok(())
 }
@@ -440,11 +337,6 @@ fn resolve(path: &str) -> &str {
     path.strip_prefix("/var")
         .filter(|rest| *rest == "/run" || rest.starts_with("/run/"))
         .unwrap_or(path)
-}
-
-fn env_conflict(container: &Container<'_>, name: &str, value: &str) -> Named {
-    let detail = format!("{}: {name}={value}", container.name);
-    Named::new(Code::EnvConflict, detail)
 }
 
 fn mount_conflict(container: &Container<'_>, mount: &VolumeMount<'_>, path: &str) -> Named {

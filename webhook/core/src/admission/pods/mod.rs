@@ -5,6 +5,7 @@
 //! and what the pod already has for the same purpose is used as it is, which
 //! also makes the decision about a patched pod an empty patch.
 
+mod certificates;
 mod container;
 mod sidecar;
 mod view;

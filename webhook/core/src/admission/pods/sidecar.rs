@@ -11,26 +11,24 @@ use serde_json::{Value, json};
 use shared::{
     errors::{Code, Named},
     layout::{
-        AUTHORITY_DIR, CSI_DRIVER, PROXY_CONTAINER, PROXY_PROGRAM, PROXY_STATE_PATH,
-        PROXY_STATE_VOLUME_NAME, PROXY_VIEW, PROXY_VIEW_PATH, PROXY_VOLUME_NAME,
-        SYSTEM_CERTIFICATES_PATH, TLS_DATA_PATH, TLS_DATA_VOLUME_NAME, VIEW_ATTRIBUTE,
+        CSI_DRIVER, PROXY_CONTAINER, PROXY_PROGRAM, PROXY_STATE_PATH, PROXY_STATE_VOLUME_NAME,
+        PROXY_VIEW, PROXY_VIEW_PATH, PROXY_VOLUME_NAME, TLS_DATA_PATH, TLS_DATA_VOLUME_NAME,
+        VIEW_ATTRIBUTE,
     },
 };
 
 use super::{
-    PlannedVolume, PodConfig,
+    PodConfig,
     container::{self, Additions},
     view::{Container, PodSpec},
 };
 use crate::{
     admission::patch::{Patch, Slot},
     annotations::{Component, PodOptions},
+    settings::Setting,
 };
 
-/// Where Argo CD reads the certificates of servers from (its
-/// `ARGOCD_TLS_DATA_PATH`, common/common.go); also where stock Argo CD mounts
-/// the ConfigMap argocd-tls-certs-cm.
-const ARGOCD_TLS_DATA_PATH: &str = "ARGOCD_TLS_DATA_PATH";
+/// Where stock Argo CD mounts the ConfigMap argocd-tls-certs-cm.
 const STOCK_TLS_DATA_PATH: &str = "/app/config/tls";
 
 /// The variables that lead through a proxy of the environment.
@@ -63,6 +61,17 @@ impl PullPolicy {
             Self::IfNotPresent => "IfNotPresent",
             Self::Never => "Never",
         }
+    }
+}
+
+impl Setting for PullPolicy {
+    const FIX: &'static str = "Use Always, IfNotPresent or Never";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        [Self::Always, Self::IfNotPresent, Self::Never]
+            .into_iter()
+            .find(|policy| policy.as_str() == text)
+            .ok_or_else(|| "it is no pull policy".to_owned())
     }
 }
 
@@ -185,28 +194,6 @@ fn fits(spec: &PodSpec<'_>, main: &Container<'_>) -> Result<(), Named> {
         return Err(Named::new(Code::MountConflict, detail));
     }
     Ok(())
-}
-
-/// What the main container needs: Argo CD's certificates from the sidecar.
-pub(super) const CERTIFICATES: PlannedVolume<'static> = PlannedVolume {
-    name: TLS_DATA_VOLUME_NAME,
-    // Of no CSI driver.
-    driver: "",
-    is_new: true,
-};
-
-/// The variable that leads Argo CD to them, and its value.
-pub(super) const CERTIFICATES_VARIABLE: (&str, &str) = (ARGOCD_TLS_DATA_PATH, TLS_DATA_PATH);
-
-/// What programs trust that Argo CD starts without naming a file (Helm, when it
-/// builds dependencies): Go reads `SSL_CERT_DIR` at each program's start.
-pub(super) fn trusted_folders() -> String {
-    format!("{SYSTEM_CERTIFICATES_PATH}:{}", authority_folder())
-}
-
-/// The folder with the certificate of the pod's own authority alone.
-pub(super) fn authority_folder() -> String {
-    format!("{TLS_DATA_PATH}/{AUTHORITY_DIR}")
 }
 
 /// The secrets that the image is pulled with and that the pod does not name

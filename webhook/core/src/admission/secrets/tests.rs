@@ -701,3 +701,68 @@ fn an_old_problem_is_new_at_another_place() {
     );
     assert_eq!(verdict.label().as_str(), "deny", "{verdict:?}");
 }
+
+#[test]
+fn argo_cds_own_azure_identity_is_a_static_credential() {
+    let mut object = secret(
+        "repository",
+        &with(&QUAY, "useAzureWorkloadIdentity", "true"),
+    );
+    assert_eq!(denied(&object, None), Code::StaticCredentialsPresent);
+    object["metadata"]["annotations"] = json!({ REMOVE_STATIC_CREDENTIALS: "true" });
+    let (kept, _) = stored(&object, None);
+    assert!(kept["data"].get("useAzureWorkloadIdentity").is_none());
+    object["data"]["useAzureWorkloadIdentity"] = json!(STANDARD.encode("false"));
+    let (kept, _) = stored(&object, None);
+    assert!(kept["data"].get("useAzureWorkloadIdentity").is_some());
+}
+
+#[test]
+fn a_config_in_other_letters_is_denied_with_the_member() {
+    let config = r#"{"TLSClientConfig":{"Insecure":true},"BearerToken":"hunter2"}"#;
+    let pairs = [
+        ("server", "https://spoke.example.org:6443"),
+        ("config", config),
+        ("useWorkloadIdentity", "true"),
+        ("workloadIdentityAudience", "spoke"),
+    ];
+    let object = secret("cluster", &pairs);
+    assert_eq!(denied(&object, None), Code::InvalidClusterConfig);
+    let said = format!("{:?}", ask("CREATE", &object, None));
+    assert!(
+        said.contains("TLSClientConfig") && !said.contains("hunter2"),
+        "{said}"
+    );
+    let plain = secret("cluster", &pairs[..2]);
+    let Outcome::Skip(_) = ask("CREATE", &plain, None).outcome else {
+        panic!("a Secret without workload identity is left alone");
+    };
+}
+
+#[test]
+fn bytes_of_a_plain_secret_are_let_through() {
+    for (label, name) in [
+        ("repository", "url"),
+        ("repo-creds", "proxy"),
+        ("cluster", "config"),
+    ] {
+        let mut object = secret(label, &[("password", "x")]);
+        object["data"][name] = json!("/w==");
+        let outcome = ask("CREATE", &object, None).outcome;
+        assert!(
+            matches!(outcome, Outcome::Skip(_)),
+            "{label} {name}: {outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn plain_http_to_a_bound_host_is_warned_of() {
+    let object = secret("repository", &with(&QUAY, "insecureOCIForceHttp", "true"));
+    let (kept, warnings) = stored(&object, None);
+    assert!(warnings.contains(&Code::PlainHttpRefused), "{warnings:?}");
+    assert!(
+        kept["data"].get("proxy").is_some(),
+        "not by the shared file"
+    );
+}

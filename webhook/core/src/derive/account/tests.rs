@@ -102,6 +102,20 @@ fn the_provider_of_google_cloud_stands_for_the_audience() {
 }
 
 #[test]
+fn a_provider_that_no_audience_has_room_for_is_unusable() {
+    let with = |length: usize| {
+        let end = "a".repeat(length - PROVIDER.len());
+        let provider = format!("{PROVIDER}{end}");
+        let pairs = [(GCP_SERVICE_ACCOUNT, EMAIL), (GCP_PROVIDER, &*provider)];
+        check(gcp(&[]), &pairs)
+    };
+    let room = bounds::AUDIENCE - "https://iam.googleapis.com/".len();
+    assert_eq!(with(room).unwrap().1.len(), bounds::AUDIENCE);
+    let error = with(room + 1).unwrap_err();
+    assert_eq!(error.code, Code::ServiceAccountAnnotationMissing);
+}
+
+#[test]
 fn what_is_missing_or_unusable_is_named() {
     let missing = Code::ServiceAccountAnnotationMissing;
     for (spec, pairs, annotation) in [
