@@ -194,7 +194,7 @@ mod tests {
         match schema {
             Value::Object(fields) => {
                 let is_text = fields.get("type") == Some(&json!("string"));
-                let bounds = ["maxLength", "enum", "pattern"];
+                let bounds = ["maxLength", "enum", "pattern", "format"];
                 if is_text && !bounds.iter().any(|bound| fields.contains_key(*bound)) {
                     found.push(schema.clone());
                 }
