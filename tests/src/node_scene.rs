@@ -26,7 +26,7 @@ use crate::control_plane::{RemoteCluster, documents};
 use crate::folders::create;
 use crate::identities::{Choice, OIDC_HOST, Source, Trust};
 use crate::images::{self, Image, Reference};
-use crate::installation::{NAMESPACE, TRUST_DOMAIN};
+use crate::installation::{NAMESPACE, TRUST_DOMAIN, in_force};
 use crate::peers::{NodePeers, Peers};
 use crate::quay;
 use crate::registry::Registry;
@@ -160,7 +160,8 @@ impl NodeScene {
     }
 
     /// Installs the project as docs/operations.md has it: an overlay of `self-issued` with this scene's
-    /// names, applied by kubectl. Its pods are ready when this returns.
+    /// names, applied by kubectl. Its pods are ready, and webhooks and policies in force, when this
+    /// returns.
     ///
     /// # Errors
     /// With kubectl's own words.
@@ -190,6 +191,7 @@ impl NodeScene {
         ] {
             self.rolled_out(NAMESPACE, workload).await?;
         }
+        in_force::wait(&self.client()?, ARGOCD).await?;
         Ok(Installed(()))
     }
 

@@ -9,8 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use kube::api::DynamicObject;
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+};
+use kube::api::PostParams;
+use kube::{Api, Client};
 
 use crate::chart::{Chart, Destination};
 use crate::code::{self, CodeHost};
@@ -22,6 +26,7 @@ use crate::identities::Trust;
 use crate::installation::TRUST_DOMAIN;
 use crate::peers::Peers;
 use crate::ports;
+use crate::process::wait_until;
 use crate::quay::{self, Lifetimes, Quay, Robot};
 use crate::registry::{CertificateAuth, Registry};
 use crate::scene::ARGOCD;
@@ -34,6 +39,8 @@ pub const SECOND_SPOKE_AUDIENCE: &str = "spoke-2";
 pub const ROBOT: &str = "prod+argocd";
 const PUBLISHER: &str = "prod+publisher";
 const AUTHORITY_FILE: &str = "authority.pem";
+/// Until what was granted is in force.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// How long credentials live in the scene.
 #[derive(Debug, Clone, Copy)]
@@ -252,24 +259,24 @@ impl Targets {
     }
 
     /// Lets the identity of unscoped cluster Secrets do everything in the
-    /// remote cluster, and makes a namespace there.
+    /// remote cluster, and makes a namespace there. It may when this returns.
     ///
     /// # Errors
     /// When the remote cluster refuses it.
-    pub async fn admit_to(
-        &self,
-        remote: &RemoteCluster,
-        target: &str,
-    ) -> Result<Vec<DynamicObject>> {
+    pub async fn admit_to(&self, remote: &RemoteCluster, target: &str) -> Result<()> {
+        let user = self.trust.cluster_subject();
         let yaml = format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {target}}}\n---\n\
              apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\n\
              metadata: {{name: argocd}}\nroleRef: {{apiGroup: rbac.authorization.k8s.io, \
              kind: ClusterRole, name: cluster-admin}}\nsubjects:\n- apiGroup: \
-             rbac.authorization.k8s.io\n  kind: User\n  name: {}\n",
-            self.trust.cluster_subject()
+             rbac.authorization.k8s.io\n  kind: User\n  name: {user}\n",
         );
-        apply(&remote.client()?, "", &yaml).await
+        let admin = remote.client()?;
+        apply(&admin, "", &yaml).await?;
+        // Its authorizer learns of it by a watch.
+        let what = format!("the rights of {user} in the remote cluster");
+        wait_until(&what, LIMIT, || may_do_everything(&admin, &user)).await
     }
 
     /// The repository Secret of the Quay guide without its project line.
@@ -313,6 +320,29 @@ impl Targets {
     }
 }
 
+/// Looks once whether a user may do everything in a cluster.
+async fn may_do_everything(admin: &Client, user: &str) -> Result<()> {
+    let all = || Some("*".to_owned());
+    let review = SubjectAccessReview {
+        spec: SubjectAccessReviewSpec {
+            user: Some(user.to_owned()),
+            resource_attributes: Some(ResourceAttributes {
+                verb: all(),
+                group: all(),
+                resource: all(),
+                ..ResourceAttributes::default()
+            }),
+            ..SubjectAccessReviewSpec::default()
+        },
+        ..SubjectAccessReview::default()
+    };
+    let reviews = Api::<SubjectAccessReview>::all(admin.clone());
+    let answer = reviews.create(&PostParams::default(), &review).await?;
+    let is_allowed = answer.status.as_ref().is_some_and(|status| status.allowed);
+    ensure!(is_allowed, "{:?}", answer.status);
+    Ok(())
+}
+
 async fn registry(
     folder: PathBuf,
     peers: &Peers,
@@ -349,6 +379,17 @@ pub fn identity(service_account: &str) -> String {
 /// YAML of one of Argo CD's Secrets.
 #[must_use]
 pub fn secret(name: &str, secret_type: &str, values: &[(&str, &str)]) -> String {
+    secret_in(ARGOCD, name, secret_type, values)
+}
+
+/// The same for an Argo CD in another namespace.
+#[must_use]
+pub fn secret_in(
+    namespace: &str,
+    name: &str,
+    secret_type: &str,
+    values: &[(&str, &str)],
+) -> String {
     let data: serde_json::Map<_, _> = values
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).into()))
@@ -358,7 +399,7 @@ pub fn secret(name: &str, secret_type: &str, values: &[(&str, &str)]) -> String 
         "kind": "Secret",
         "metadata": {
             "name": name,
-            "namespace": ARGOCD,
+            "namespace": namespace,
             "labels": { shared::secrets::SECRET_TYPE: secret_type },
         },
         "stringData": data,

@@ -128,7 +128,7 @@ impl Scene {
     /// Lets Argo CD's identity into the remote cluster, and makes a namespace there.
     pub(crate) async fn admit(&self, namespace: &str) -> Result<()> {
         let targets = &self.around.targets;
-        targets.admit_to(&self.remote, namespace).await.map(drop)
+        targets.admit_to(&self.remote, namespace).await
     }
 
     /// The admission webhook itself.
