@@ -242,6 +242,7 @@ impl NodeScene {
         let label = format!("{}=enabled", shared::annotations::INJECT);
         self.kubectl(&["label", "namespace", ARGOCD, &label, "--overwrite"])
             .await?;
+        in_force::wait_for_opt_in(&self.client()?, ARGOCD).await?;
         let mut restart = vec!["-n", ARGOCD, "rollout", "restart"];
         restart.extend(CONSUMERS);
         self.kubectl(&restart).await?;

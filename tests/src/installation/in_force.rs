@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use kube::Client;
 use serde_json::{Value, json};
+use shared::layout::VOLUME_NAME;
 
 use super::NAMESPACE;
 use crate::admission;
@@ -17,6 +18,8 @@ use crate::targets::secret_in;
 /// On a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 const NAME: &str = "are-the-webhooks-in-force";
+/// A component of Argo CD that gets credentials, as pods are labelled and containers named.
+const CONSUMER: &str = "argocd-repo-server";
 /// What the policy on tokens says, the last one of the manifests: those before it are in force, too.
 const POLICY: &str = "serviceaccount-token.workload-identity.dev";
 
@@ -32,6 +35,31 @@ pub(crate) async fn wait(admin: &Client, argocd_namespace: &str) -> Result<()> {
     .await?;
     wait_until("the policies to be in force", LIMIT, || {
         policies(admin, argocd_namespace)
+    })
+    .await
+}
+
+/// Waits until pods of Argo CD in a namespace get the credential volume: a label comes by a watch, too, and a pod that
+/// was made before stays without.
+///
+/// # Errors
+/// At the limit, with the pod that would be made.
+pub(crate) async fn wait_for_opt_in(admin: &Client, namespace: &str) -> Result<()> {
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": NAME, "labels": { "app.kubernetes.io/name": CONSUMER } },
+        "spec": { "containers": [{ "name": CONSUMER, "image": "example.test/argocd" }] },
+    });
+    let pod = &pod;
+    let url = format!("/api/v1/namespaces/{namespace}/pods?dryRun=All");
+    let url = url.as_str();
+    wait_until("a pod to be injected", LIMIT, || async move {
+        let made = admission::send(admin, "POST", url, "application/json", pod).await?;
+        let made: Value = made.object;
+        let mut volumes = made["spec"]["volumes"].as_array().into_iter().flatten();
+        ensure!(volumes.any(|it| it["name"] == VOLUME_NAME), "{made}");
+        Ok(())
     })
     .await
 }
