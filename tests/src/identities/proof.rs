@@ -1,5 +1,7 @@
 //! A token of whoever gives identities: what the remote cluster has to take before anybody uses it.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
@@ -13,6 +15,7 @@ use serde_json::json;
 use super::{Kind, Source, Trust};
 use crate::control_plane::Proof;
 use crate::installation::NAMESPACE;
+use crate::process::wait_until;
 use crate::targets::SPOKE_AUDIENCE;
 
 /// Where the installation keeps the key of its issuer.
@@ -20,6 +23,8 @@ const ISSUER: &str = "argocd-identity-issuer";
 const ISSUER_KEY: &str = "tls.key";
 /// The service account that every cluster has, namespace and name.
 const ACCOUNT: (&str, &str) = ("default", "default");
+/// Until the installation has made the key, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
 /// Of a token; no shorter one is given for service accounts.
 const LIFE: SignedDuration = SignedDuration::from_mins(10);
 
@@ -48,9 +53,13 @@ impl Source {
 /// As the installation's issuer signs them, with its own key.
 async fn self_issued(trust: &Trust, user: String, admin: &Client) -> Result<Proof> {
     let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
-    let secret = secrets.get(ISSUER).await.context("the issuer's key")?;
-    let pem = secret.data.and_then(|mut data| data.remove(ISSUER_KEY));
-    let pem = pem.with_context(|| format!("{ISSUER} has no {ISSUER_KEY}"))?;
+    let secrets = &secrets;
+    let pem = wait_until("the issuer's key", LIMIT, || async move {
+        let secret = secrets.get(ISSUER).await?;
+        let pem = secret.data.and_then(|mut data| data.remove(ISSUER_KEY));
+        pem.with_context(|| format!("{ISSUER} has no {ISSUER_KEY}"))
+    });
+    let pem = pem.await?;
     let key = EncodingKey::from_rsa_pem(&pem.0).context("read the issuer's key")?;
     let public = Jwk::from_encoding_key(&key, Algorithm::RS256)?;
     let mut header = Header::new(Algorithm::RS256);
