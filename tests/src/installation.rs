@@ -11,6 +11,7 @@
 //! loopback in place of the Service, and the programs' settings come as
 //! environment variables from here in place of the ConfigMap.
 
+pub(crate) mod in_force;
 mod manifests;
 
 use std::fs;
@@ -147,7 +148,8 @@ pub struct Installation {
 
 impl Installation {
     /// Applies the manifests, starts both programs and switches the webhooks
-    /// on; all of it answers when this returns.
+    /// on; all of it answers, and webhooks and policies are in force, when
+    /// this returns.
     ///
     /// # Errors
     /// When the API server refuses a manifest, or a program is not ready in
@@ -219,8 +221,6 @@ impl Installation {
                 .token_file(&pod, audience, 3600, &agent_token)
                 .await?,
         );
-        control_plane_is_ready(&mut control_plane, &plan).await?;
-
         let mut start_agent = Command::new(options.binaries.agent());
         start_agent
             .env("KUBECONFIG", &agent_config)
@@ -249,10 +249,15 @@ impl Installation {
                     .iter()
                     .map(|(name, value)| (name, value)),
             );
+        // Nothing keeps them in order in a cluster either.
         let mut agent = Process::start(AGENT, &mut start_agent, &plan.folder)?;
+        control_plane_is_ready(&mut control_plane, &plan).await?;
         agent_is_ready(&mut agent, &plan).await?;
 
         manifests::switch_on(&admin, &plan, options.authority).await?;
+        if let Some(namespace) = options.argocd_namespaces.first() {
+            in_force::wait(&admin, namespace).await?;
+        }
         Ok(Self {
             control_plane,
             agent,

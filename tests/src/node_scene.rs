@@ -5,7 +5,7 @@
 //!               │ ▲
 //!               │ └───── kubectl apply (stock install.yaml)
 //!               ▼
-//!            Targets: registry and remote cluster, on the node's address
+//!            Targets: registry and, when the project runs, remote cluster, on the node's address
 //! ```
 //!
 //! The demo and the node tier start the same scene.
@@ -22,11 +22,11 @@ use serde_json::{Value, json};
 use crate::argocd::Applications;
 use crate::binaries::{Binaries, workspace};
 use crate::cluster::{self, ADDRESS, Cluster};
-use crate::control_plane::documents;
+use crate::control_plane::{RemoteCluster, documents};
 use crate::folders::create;
 use crate::identities::{Choice, OIDC_HOST, Source, Trust};
 use crate::images::{self, Image, Reference};
-use crate::installation::{NAMESPACE, TRUST_DOMAIN};
+use crate::installation::{NAMESPACE, TRUST_DOMAIN, in_force};
 use crate::peers::{NodePeers, Peers};
 use crate::quay;
 use crate::registry::Registry;
@@ -85,9 +85,13 @@ impl Prepared {
     }
 }
 
-/// The cluster, and what Argo CD pulls from and deploys to. Ends when dropped.
+/// Says that the project's pods were ready. The remote cluster needs the issuer.
+#[derive(Debug)]
+pub struct Installed(());
+
+/// The cluster, and what Argo CD pulls from. Ends when dropped.
 pub struct NodeScene {
-    /// The registry and the remote cluster.
+    /// The registry, and the place of the remote cluster.
     pub targets: Targets,
     /// The cluster that Argo CD is in.
     pub cluster: Cluster,
@@ -125,8 +129,7 @@ impl NodeScene {
             trust,
             robot_life: lives.robot,
         };
-        let etcd = cluster.control_plane.etcd();
-        let targets = Targets::start(folder, peers, etcd, around).await?;
+        let targets = Targets::start(folder, peers, around).await?;
         let scene = Self {
             source: Source::start(folder, &targets, &cluster.client()?).await?,
             targets,
@@ -157,11 +160,12 @@ impl NodeScene {
     }
 
     /// Installs the project as docs/operations.md has it: an overlay of `self-issued` with this scene's
-    /// names, applied by kubectl. Its pods are ready when this returns.
+    /// names, applied by kubectl. Its pods are ready, and webhooks and policies in force, when this
+    /// returns.
     ///
     /// # Errors
     /// With kubectl's own words.
-    pub async fn install(&self, lives: Lives) -> Result<()> {
+    pub async fn install(&self, lives: Lives) -> Result<Installed> {
         self.kubectl(&["create", "namespace", ARGOCD]).await?;
         let overlay = create(self.folder.join("overlay"))?;
         let write = |name: &str, text: &str| {
@@ -187,7 +191,20 @@ impl NodeScene {
         ] {
             self.rolled_out(NAMESPACE, workload).await?;
         }
-        Ok(())
+        in_force::wait(&self.client()?, ARGOCD).await?;
+        Ok(Installed(()))
+    }
+
+    /// Starts the remote cluster. It trusts the installation's issuer, or who gives identities in its place, and
+    /// takes their tokens when this returns.
+    ///
+    /// # Errors
+    /// As [`Targets::remote`].
+    pub async fn remote(&self, peers: &Peers, _issuer: &Installed) -> Result<RemoteCluster> {
+        let admin = self.client()?;
+        let proof = self.source.proof(&self.targets.trust, &admin).await?;
+        let etcd = self.cluster.control_plane.etcd();
+        self.targets.remote(peers, etcd, &proof).await
     }
 
     /// Installs stock Argo CD, its install.yaml unchanged, in a namespace that is not opted in. What an
@@ -225,6 +242,7 @@ impl NodeScene {
         let label = format!("{}=enabled", control_plane_core::annotations::INJECT);
         self.kubectl(&["label", "namespace", ARGOCD, &label, "--overwrite"])
             .await?;
+        in_force::wait_for_opt_in(&self.client()?, ARGOCD).await?;
         let mut restart = vec!["-n", ARGOCD, "rollout", "restart"];
         restart.extend(CONSUMERS);
         self.kubectl(&restart).await?;

@@ -3,6 +3,7 @@
 //! Command in; a running [`Process`] out, its output in a log file of the run's folder. A component
 //! that ends early is an error that shows the end of that log, at once and not at a deadline.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -13,6 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+/// Programs that begin later than the harness starts them, as on a machine that gives them no time: a list like
+/// `argocd-repo-server=5,redis=2`, by the names of their logs and in seconds. With it a suite shows orders of start-up that
+/// nothing waits for.
+const LATE: &str = "WORKLOAD_IDENTITY_LATE";
 /// Time between two looks at a condition.
 const INTERVAL: Duration = Duration::from_millis(25);
 /// Time that a process has to end after SIGTERM, unless told otherwise.
@@ -51,12 +56,30 @@ impl Process {
             .stderr(errors)
             .spawn()
             .with_context(|| format!("start {name} ({})", program(command).display()))?;
-        Ok(Self {
+        let mut process = Self {
             name: name.to_owned(),
             child,
             log,
             grace: GRACE,
-        })
+        };
+        if let Ok(late) = env::var(LATE)
+            && let Some(time) = lateness(&late, name)?
+        {
+            process.hold(time)?;
+        }
+        Ok(process)
+    }
+
+    /// Stops it for this time, when it has done next to nothing.
+    fn hold(&mut self, time: Duration) -> Result<()> {
+        let pid = pid(&self.child).with_context(|| format!("pid of {}", self.name))?;
+        self.signal(Signal::STOP)?;
+        std::thread::spawn(move || {
+            std::thread::sleep(time);
+            // It may have been killed in the meantime.
+            let _ = kill_process(pid, Signal::CONT);
+        });
+        Ok(())
     }
 
     /// Sets how long the process has to end after SIGTERM; zero means SIGKILL at once, which suits
@@ -266,6 +289,22 @@ fn last_lines(text: &str) -> String {
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
 
+/// How much later than it is started the list has a program begin.
+fn lateness(list: &str, name: &str) -> Result<Option<Duration>> {
+    for entry in list.split(',').filter(|entry| !entry.is_empty()) {
+        let Some((late, seconds)) = entry.split_once('=') else {
+            bail!("{LATE}: {entry} is not <name>=<seconds>");
+        };
+        if late == name {
+            let seconds = seconds
+                .parse()
+                .with_context(|| format!("{LATE}: {entry}"))?;
+            return Ok(Some(Duration::from_secs_f64(seconds)));
+        }
+    }
+    Ok(None)
+}
+
 fn program(command: &Command) -> PathBuf {
     PathBuf::from(OsString::from(command.get_program()))
 }
@@ -324,6 +363,37 @@ mod tests {
         .unwrap()
         .with_grace(Duration::from_millis(50));
         assert!(!process.stop().unwrap().success());
+    }
+
+    #[test]
+    fn programs_are_late_by_name() {
+        let list = "redis=2,argocd-repo-server=0.5";
+        let found = |name| lateness(list, name).unwrap();
+        assert_eq!(found("redis"), Some(Duration::from_secs(2)));
+        assert_eq!(
+            found("argocd-repo-server"),
+            Some(Duration::from_millis(500))
+        );
+        assert_eq!(found("argocd-server"), None);
+        assert!(lateness("redis", "redis").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_late_program_begins_when_its_time_has_come() {
+        let logs = tempfile::tempdir().unwrap();
+        let mut process =
+            Process::start("late", &mut shell("exec sleep 600"), logs.path()).unwrap();
+        process.hold(Duration::from_secs(1)).unwrap();
+        for is_held in [true, false] {
+            let state = format!("/proc/{}/stat", process.id());
+            let state = state.as_str();
+            let seen = process.ready(Duration::from_secs(10), || async move {
+                let found = fs::read_to_string(state)?;
+                anyhow::ensure!(found.contains(") T ") == is_held, "{found}");
+                Ok(())
+            });
+            seen.await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use kube::Client;
 use crate::argocd::{self, ArgoCd};
 use crate::binaries::Binaries;
 use crate::code;
-use crate::control_plane::{self, ControlPlane, apply};
+use crate::control_plane::{self, ControlPlane, RemoteCluster, apply};
 use crate::folders::create;
 use crate::hosts;
 use crate::identities::{Choice, OIDC_HOST, Source, Trust};
@@ -35,8 +35,8 @@ pub const OWN_AUDIENCE: &str = "this-cluster.example.test";
 /// Name of kubelet's folder in the scene's.
 const KUBELET: &str = "kubelet";
 
-/// The cluster, its node, the registry and the remote cluster: all that the
-/// project and Argo CD need around them.
+/// The cluster, its node and the registry: what the project and Argo CD need around them. The remote cluster
+/// comes after the project, whose issuer it may trust.
 pub struct Surroundings {
     /// Where the project listens.
     pub plan: Plan,
@@ -83,14 +83,13 @@ impl Surroundings {
             drivers: [(shared::layout::CSI_DRIVER.to_owned(), plan.csi_socket())].into(),
             republish: Duration::from_secs(10),
         };
-        let etcd = control_plane.etcd();
         let around = targets::Options {
             address: Ipv4Addr::LOCALHOST,
             trust,
             robot_life: lives.robot,
         };
         let (targets, node) = tokio::try_join!(
-            Targets::start(folder, peers, etcd, around),
+            Targets::start(folder, peers, around),
             Node::start(node_options)
         )?;
         let client = control_plane.client()?;
@@ -146,6 +145,18 @@ impl Surroundings {
             agent_environment: &self.source.agent_environment(),
         })
         .await
+    }
+
+    /// Starts the remote cluster. It trusts the installation's issuer, or who gives identities in its place, and
+    /// takes their tokens when this returns.
+    ///
+    /// # Errors
+    /// As [`Targets::remote`].
+    pub async fn remote(&self, peers: &Peers, _issuer: &Installation) -> Result<RemoteCluster> {
+        let admin = self.client()?;
+        let proof = self.source.proof(&self.targets.trust, &admin).await?;
+        let etcd = self.control_plane.etcd();
+        self.targets.remote(peers, etcd, &proof).await
     }
 
     /// Installs stock Argo CD and runs its components as their pods say.

@@ -1,5 +1,7 @@
 //! What Argo CD pulls from and deploys to: a private registry, a remote cluster, and the objects of an
 //! Argo CD that uses both.
+//!
+//! The registry starts first. The remote cluster waits for the issuer that it trusts, which may be the project itself.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -7,16 +9,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use kube::api::DynamicObject;
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+};
+use kube::api::PostParams;
+use kube::{Api, Client};
 
 use crate::chart::{Chart, Destination};
 use crate::code::{self, CodeHost};
-use crate::control_plane::{Authority, Etcd, OidcIssuer, RemoteCluster, apply};
+use crate::control_plane::{
+    Authority, Etcd, OidcIssuer, Proof, RemoteCluster, RemoteSettings, apply,
+};
 use crate::folders::create;
 use crate::identities::Trust;
 use crate::installation::TRUST_DOMAIN;
 use crate::peers::Peers;
+use crate::ports;
+use crate::process::wait_until;
 use crate::quay::{self, Lifetimes, Quay, Robot};
 use crate::registry::{CertificateAuth, Registry};
 use crate::scene::ARGOCD;
@@ -29,6 +39,8 @@ pub const SECOND_SPOKE_AUDIENCE: &str = "spoke-2";
 pub const ROBOT: &str = "prod+argocd";
 const PUBLISHER: &str = "prod+publisher";
 const AUTHORITY_FILE: &str = "authority.pem";
+/// Until what was granted is in force.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// How long credentials live in the scene.
 #[derive(Debug, Clone, Copy)]
@@ -50,10 +62,8 @@ pub struct Options {
     pub robot_life: Duration,
 }
 
-/// The registry and the remote cluster.
+/// The registry, and the place of the remote cluster.
 pub struct Targets {
-    /// The remote cluster. It trusts the project's issuer.
-    pub remote: RemoteCluster,
     /// The private registry.
     pub quay: Quay,
     /// Issues every certificate of the scene.
@@ -61,21 +71,18 @@ pub struct Targets {
     /// Whose identities both trust.
     pub trust: Trust,
     address: Ipv4Addr,
+    /// Where the remote cluster is going to listen.
+    remote: SocketAddrV4,
     folder: PathBuf,
 }
 
 impl Targets {
-    /// Starts both, with their files below `folder` and the remote cluster's data in `etcd`; both answer when
-    /// this returns.
+    /// Starts the registry, with its files below `folder`; it answers when this returns. The remote cluster starts
+    /// when its issuer runs.
     ///
     /// # Errors
-    /// When one cannot be started, with the last lines of its log.
-    pub async fn start(
-        folder: &Path,
-        peers: &Peers,
-        etcd: Arc<Etcd>,
-        options: Options,
-    ) -> Result<Self> {
+    /// When it cannot be started, with the last lines of its log.
+    pub async fn start(folder: &Path, peers: &Peers, options: Options) -> Result<Self> {
         let Options {
             address,
             trust,
@@ -84,32 +91,44 @@ impl Targets {
         let authority = Authority::new("argocd-workload-identity tests")?;
         let authority_file = folder.join(AUTHORITY_FILE);
         fs::write(&authority_file, authority.pem()).context("write the authority")?;
-        let issuer = OidcIssuer {
-            url: trust.issuer_url().to_owned(),
-            ca_pem: authority.pem().to_owned(),
-            audiences: vec![SPOKE_AUDIENCE.into(), SECOND_SPOKE_AUDIENCE.into()],
-        };
-        let (remote, quay) = tokio::try_join!(
-            RemoteCluster::start(folder, peers, etcd, "remote", address, &issuer),
-            registry(
-                folder.join("quay"),
-                peers,
-                anywhere(address),
-                &authority,
-                robot_life
-            )
-        )?;
+        let place = anywhere(address);
+        let quay = registry(folder.join("quay"), peers, place, &authority, robot_life).await?;
         Ok(Self {
-            remote,
             quay,
             authority,
             trust,
             address,
+            remote: SocketAddrV4::new(address, ports::free()?),
             folder: folder.to_owned(),
         })
     }
 
-    /// Where they listen.
+    /// Starts the remote cluster, with its data in `etcd`; it trusts the identities, whose issuer has to run, and
+    /// takes their tokens when this returns.
+    ///
+    /// # Errors
+    /// As [`RemoteCluster::start`].
+    pub async fn remote(
+        &self,
+        peers: &Peers,
+        etcd: Arc<Etcd>,
+        proof: &Proof,
+    ) -> Result<RemoteCluster> {
+        let issuer = OidcIssuer {
+            url: self.trust.issuer_url().to_owned(),
+            ca_pem: self.authority.pem().to_owned(),
+            audiences: vec![SPOKE_AUDIENCE.into(), SECOND_SPOKE_AUDIENCE.into()],
+        };
+        let settings = RemoteSettings {
+            name: "remote",
+            address: self.remote,
+            issuer: &issuer,
+            proof,
+        };
+        RemoteCluster::start(&self.folder, peers, etcd, settings).await
+    }
+
+    /// Where the registry and the remote cluster listen.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.address
@@ -130,7 +149,7 @@ impl Targets {
     }
 
     /// The allow-list of an administrator who knows the hosts of registries and code, at any port, and the remote
-    /// cluster under both of its names.
+    /// cluster, which need not run yet, under both of its names.
     #[must_use]
     pub fn allowed_hosts(&self) -> String {
         let (quay, code, remote) = (quay::HOST, code::HOST, self.remote.port());
@@ -240,20 +259,24 @@ impl Targets {
     }
 
     /// Lets the identity of unscoped cluster Secrets do everything in the
-    /// remote cluster, and makes a namespace there.
+    /// remote cluster, and makes a namespace there. It may when this returns.
     ///
     /// # Errors
     /// When the remote cluster refuses it.
-    pub async fn admit_to_remote(&self, target: &str) -> Result<Vec<DynamicObject>> {
+    pub async fn admit_to(&self, remote: &RemoteCluster, target: &str) -> Result<()> {
+        let user = self.trust.cluster_subject();
         let yaml = format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {target}}}\n---\n\
              apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\n\
              metadata: {{name: argocd}}\nroleRef: {{apiGroup: rbac.authorization.k8s.io, \
              kind: ClusterRole, name: cluster-admin}}\nsubjects:\n- apiGroup: \
-             rbac.authorization.k8s.io\n  kind: User\n  name: {}\n",
-            self.trust.cluster_subject()
+             rbac.authorization.k8s.io\n  kind: User\n  name: {user}\n",
         );
-        apply(&self.remote.client()?, "", &yaml).await
+        let admin = remote.client()?;
+        apply(&admin, "", &yaml).await?;
+        // Its authorizer learns of it by a watch.
+        let what = format!("the rights of {user} in the remote cluster");
+        wait_until(&what, LIMIT, || may_do_everything(&admin, &user)).await
     }
 
     /// The repository Secret of the Quay guide without its project line.
@@ -281,11 +304,11 @@ impl Targets {
     ///
     /// # Errors
     /// When the configuration cannot be written.
-    pub fn cluster_secret(&self, name: &str) -> Result<String> {
+    pub fn cluster_secret(&self, remote: &RemoteCluster, name: &str) -> Result<String> {
         use base64::Engine as _;
-        let ca = base64::engine::general_purpose::STANDARD.encode(self.remote.ca_pem());
+        let ca = base64::engine::general_purpose::STANDARD.encode(remote.ca_pem());
         let config = serde_json::json!({ "tlsClientConfig": { "caData": ca } }).to_string();
-        let (url, more) = (self.remote.url(), self.trust.secret_values());
+        let (url, more) = (remote.url(), self.trust.secret_values());
         let values = [
             ("name", name),
             ("server", &url),
@@ -295,6 +318,29 @@ impl Targets {
         ];
         Ok(secret(name, "cluster", &[&values, more].concat()))
     }
+}
+
+/// Looks once whether a user may do everything in a cluster.
+async fn may_do_everything(admin: &Client, user: &str) -> Result<()> {
+    let all = || Some("*".to_owned());
+    let review = SubjectAccessReview {
+        spec: SubjectAccessReviewSpec {
+            user: Some(user.to_owned()),
+            resource_attributes: Some(ResourceAttributes {
+                verb: all(),
+                group: all(),
+                resource: all(),
+                ..ResourceAttributes::default()
+            }),
+            ..SubjectAccessReviewSpec::default()
+        },
+        ..SubjectAccessReview::default()
+    };
+    let reviews = Api::<SubjectAccessReview>::all(admin.clone());
+    let answer = reviews.create(&PostParams::default(), &review).await?;
+    let is_allowed = answer.status.as_ref().is_some_and(|status| status.allowed);
+    ensure!(is_allowed, "{:?}", answer.status);
+    Ok(())
 }
 
 async fn registry(
@@ -333,6 +379,17 @@ pub fn identity(service_account: &str) -> String {
 /// YAML of one of Argo CD's Secrets.
 #[must_use]
 pub fn secret(name: &str, secret_type: &str, values: &[(&str, &str)]) -> String {
+    secret_in(ARGOCD, name, secret_type, values)
+}
+
+/// The same for an Argo CD in another namespace.
+#[must_use]
+pub fn secret_in(
+    namespace: &str,
+    name: &str,
+    secret_type: &str,
+    values: &[(&str, &str)],
+) -> String {
     let data: serde_json::Map<_, _> = values
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).into()))
@@ -342,7 +399,7 @@ pub fn secret(name: &str, secret_type: &str, values: &[(&str, &str)]) -> String 
         "kind": "Secret",
         "metadata": {
             "name": name,
-            "namespace": ARGOCD,
+            "namespace": namespace,
             "labels": { control_plane_core::secret::SECRET_TYPE: secret_type },
         },
         "stringData": data,

@@ -5,6 +5,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::chart::Chart;
+use crate::control_plane::RemoteCluster;
 use crate::peers::Peers;
 use crate::quay::{self, Robot};
 use crate::scene::ARGOCD;
@@ -96,6 +97,7 @@ impl Team {
     pub fn helm_application(
         &self,
         targets: &Targets,
+        remote: &RemoteCluster,
         name: &str,
         owner: Self,
         chart: &Chart<'_>,
@@ -105,25 +107,31 @@ impl Team {
             "chart": chart.name,
             "targetRevision": chart.version,
         });
-        self.application(targets, name, source)
+        self.application(remote, name, source)
     }
 
     /// The same with the chart as a native OCI artifact.
     #[must_use]
-    pub fn artifact_application(&self, targets: &Targets, name: &str, chart: &Chart<'_>) -> String {
+    pub fn artifact_application(
+        &self,
+        targets: &Targets,
+        remote: &RemoteCluster,
+        name: &str,
+        chart: &Chart<'_>,
+    ) -> String {
         let source = json!({
             "repoURL": self.artifact(targets, chart),
             "path": ".",
             "targetRevision": chart.version,
         });
-        self.application(targets, name, source)
+        self.application(remote, name, source)
     }
 
     /// The same as [`Team::helm_application`], from folder `charts` of another registry.
     #[must_use]
     pub fn certified_application(
         &self,
-        targets: &Targets,
+        remote: &RemoteCluster,
         name: &str,
         host: &str,
         chart: &Chart<'_>,
@@ -133,7 +141,7 @@ impl Team {
             "chart": chart.name,
             "targetRevision": chart.version,
         });
-        self.application(targets, name, source)
+        self.application(remote, name, source)
     }
 
     fn artifact(&self, targets: &Targets, chart: &Chart<'_>) -> String {
@@ -141,7 +149,7 @@ impl Team {
         format!("oci://{host}/{charts}/{}", chart.name)
     }
 
-    fn application(&self, targets: &Targets, name: &str, source: Value) -> String {
+    fn application(&self, remote: &RemoteCluster, name: &str, source: Value) -> String {
         json!({
             "apiVersion": "argoproj.io/v1alpha1",
             "kind": "Application",
@@ -149,7 +157,7 @@ impl Team {
             "spec": {
                 "project": self.project,
                 "source": source,
-                "destination": { "server": targets.remote.url(), "namespace": self.project },
+                "destination": { "server": remote.url(), "namespace": self.project },
                 "syncPolicy": { "automated": { "prune": true, "selfHeal": true } },
             },
         })

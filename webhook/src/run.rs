@@ -68,6 +68,8 @@ pub async fn serve(
     let controller_metrics = controller::metrics::Metrics::register(&mut registry);
     let issuer_metrics = issuer::metrics::Metrics::register(&mut registry);
     let readiness = Readiness::default();
+    // All of them before anybody can ask: a gate that does not exist yet keeps nobody out.
+    let (admission_gate, issuer_gate) = (readiness.gate("admission"), readiness.gate("issuer"));
     let (stop_parts, stopping) = watch::channel(false);
     // Parts end when they are told to; what serves them is dropped after them.
     let mut parts = JoinSet::new();
@@ -84,7 +86,7 @@ pub async fn serve(
         Ok(())
     });
     let address = admission.local_addr().context("--admission-address")?;
-    let probe = readiness::probe(address, certificates.clone(), readiness.gate("admission"));
+    let probe = readiness::probe(address, certificates.clone(), admission_gate);
     background.spawn(async move {
         probe.await;
         Ok(())
@@ -122,7 +124,7 @@ pub async fn serve(
         documents,
         certificates,
     };
-    parts.spawn(issuer.serve(readiness.gate("issuer"), stopping.clone()));
+    parts.spawn(issuer.serve(issuer_gate, stopping.clone()));
 
     let controller = ControllerConfig {
         namespace: config.namespace.to_string(),

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +23,6 @@ use serde_json::json;
 use super::authority::Authority;
 use super::etcd::Etcd;
 use crate::peers::Peers;
-use crate::ports;
 use crate::process::Process;
 
 /// Time that a kube-apiserver may take until it is ready, on a busy machine.
@@ -74,7 +73,7 @@ impl User {
 pub(super) struct Settings<'a> {
     pub(super) name: &'a str,
     /// Where it listens, and what others call it by.
-    pub(super) address: Ipv4Addr,
+    pub(super) address: SocketAddrV4,
     pub(super) service_account_issuer: &'a str,
     pub(super) extra_names: &'a [String],
     pub(super) users: &'a [User],
@@ -111,7 +110,7 @@ impl ApiServer {
             .copied()
             .chain(settings.extra_names.iter().map(String::as_str))
             .collect();
-        let address = SocketAddrV4::new(settings.address, ports::free()?);
+        let address = settings.address;
         let ip = address.ip().to_string();
         let names: Vec<&str> = names.into_iter().chain([ip.as_str()]).collect();
         let server = authority.issue(&names)?;
@@ -201,6 +200,11 @@ impl ApiServer {
                 Ok(())
             })
             .await
+    }
+
+    /// The process, to wait for what only this kind of cluster has to be able to do.
+    pub(super) fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     pub(super) fn url(&self) -> String {

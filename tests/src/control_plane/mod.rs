@@ -8,10 +8,11 @@ mod api_server;
 mod apply;
 mod authority;
 mod etcd;
+mod proof;
 mod remote;
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -24,10 +25,12 @@ use kube::{Api, Client};
 pub use self::apply::{apply, documents};
 pub use self::authority::{Authority, ServerCertificate};
 pub use self::etcd::Etcd;
-pub use self::remote::{OidcIssuer, RemoteCluster};
+pub use self::proof::Proof;
+pub use self::remote::{OidcIssuer, RemoteCluster, Settings as RemoteSettings};
 
 use self::api_server::{ApiServer, Settings, User};
 use crate::peers::Peers;
+use crate::ports;
 use crate::process::Process;
 
 /// Time that the controllers may take to make the first service account.
@@ -97,7 +100,7 @@ impl ControlPlane {
             &etcd,
             Settings {
                 name: &options.name,
-                address: options.address,
+                address: SocketAddrV4::new(options.address, ports::free()?),
                 service_account_issuer: &options.service_account_issuer,
                 extra_names: &options.extra_names,
                 users: &users,

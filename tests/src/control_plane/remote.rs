@@ -1,17 +1,31 @@
 //! A remote cluster: an API server that takes tokens of an OIDC issuer.
+//!
+//! ```text
+//!   issuer's documents are served ─▶ kube-apiserver starts ─▶ it takes a token ─▶ RemoteCluster
+//! ```
+//!
+//! kube-apiserver asks for its issuer once at its start and then every ten seconds, and answers 401 to the
+//! issuer's tokens until it has it; Argo CD remembers that answer. So a [`RemoteCluster`], and with it the URL for
+//! a cluster Secret, exists only when a token was taken.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kube::Client;
 use serde_json::json;
 
-use super::api_server::{ApiServer, Settings, User, write_private};
+use super::api_server::{self, ApiServer, User, write_private};
 use super::etcd::Etcd;
+use super::proof::{Proof, documents};
 use crate::peers::Peers;
+use crate::process::wait_until;
+
+/// Until an issuer that runs serves its documents, and until a token of it is taken, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Whose tokens a remote cluster accepts.
 #[derive(Debug, Clone)]
@@ -24,7 +38,34 @@ pub struct OidcIssuer {
     pub audiences: Vec<String>,
 }
 
+impl OidcIssuer {
+    /// A client that trusts the issuer's certificate alone, as the API server does.
+    fn http_client(&self) -> Result<reqwest::Client> {
+        let authority =
+            reqwest::Certificate::from_pem(self.ca_pem.as_bytes()).context("the issuer's CA")?;
+        reqwest::Client::builder()
+            .tls_certs_only([authority])
+            .no_proxy()
+            .build()
+            .context("make an HTTP client")
+    }
+}
+
+/// How one remote cluster differs from another.
+pub struct Settings<'a> {
+    /// Its folder below the run's, and the key prefix in etcd.
+    pub name: &'a str,
+    /// Where it listens; chosen before it starts, because allow-lists name it.
+    pub address: SocketAddrV4,
+    /// Whose tokens it accepts. It has to run: nothing of the cluster starts before its documents are served.
+    pub issuer: &'a OidcIssuer,
+    /// By what the cluster shows that it accepts them.
+    pub proof: &'a Proof,
+}
+
 /// An API server with structured authentication; its users are the values of `sub`, unprefixed.
+///
+/// It takes tokens of its issuer from the moment that this value exists.
 ///
 /// It has no controllers: namespaces get no service accounts. Ends when dropped.
 #[derive(Debug)]
@@ -34,19 +75,28 @@ pub struct RemoteCluster {
 }
 
 impl RemoteCluster {
-    /// Starts the API server at a free port of `address`, in `<dir>/<name>`, its data in `etcd` under that prefix, and returns when
-    /// it is ready. The issuer need not be reachable yet; the API server looks for it again and again.
+    /// Starts the API server in `<dir>/<name>`, its data in `etcd` under that prefix, and returns when it takes
+    /// tokens of its issuer.
     ///
     /// # Errors
-    /// When it cannot be started or is not ready in time, with the last lines of its log.
+    /// When the issuer's documents are not served, and when it cannot be started or does not take the token in
+    /// time, with the last lines of its log.
     pub async fn start(
         dir: &Path,
         peers: &Peers,
         etcd: Arc<Etcd>,
-        name: &str,
-        address: Ipv4Addr,
-        issuer: &OidcIssuer,
+        settings: Settings<'_>,
     ) -> Result<Self> {
+        let Settings {
+            name,
+            address,
+            issuer,
+            proof,
+        } = settings;
+        let http = issuer.http_client()?;
+        let (http, url) = (&http, &issuer.url);
+        // Or its first look at them would fail, and the next one come after ten seconds.
+        wait_until("the issuer's documents", LIMIT, || documents(http, url)).await?;
         let authentication = json!({
             "apiVersion": "apiserver.config.k8s.io/v1",
             "kind": "AuthenticationConfiguration",
@@ -68,7 +118,7 @@ impl RemoteCluster {
             dir,
             peers,
             &etcd,
-            Settings {
+            api_server::Settings {
                 name,
                 address,
                 service_account_issuer: "https://kubernetes.default.svc.cluster.local",
@@ -78,6 +128,15 @@ impl RemoteCluster {
             },
         )?;
         api_server.ready().await?;
+        let shown = api_server.client_with_token(proof.token())?;
+        let admin = api_server.client_with_token(api_server.admin_token())?;
+        let (shown, admin) = (&shown, &admin);
+        let taken = api_server
+            .process()
+            .ready(LIMIT, || proof.holds(shown, admin));
+        taken
+            .await
+            .context("it does not take its issuer's tokens")?;
         Ok(Self {
             api_server,
             _etcd: etcd,

@@ -10,6 +10,7 @@
 //! [`OIDC_HOST`].
 
 mod documents;
+mod proof;
 mod source;
 mod spire_agent;
 

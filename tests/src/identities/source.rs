@@ -43,7 +43,7 @@ pub enum Registered {
 }
 
 impl Source {
-    /// Starts it, with its files below `folder`; registry and remote cluster can read the issuer's documents when
+    /// Starts it, with its files below `folder`; whoever trusts it can read the issuer's documents when
     /// this returns. `admin` has all rights in the cluster that Argo CD is in.
     ///
     /// # Errors
@@ -72,6 +72,11 @@ impl Source {
             spire,
             _documents: documents,
         })
+    }
+
+    /// SPIRE, where it gives them.
+    pub(super) fn spire(&self) -> Option<&SpireAgent> {
+        self.spire.as_ref()
     }
 
     /// Whether a stand-in gives them.

@@ -82,6 +82,13 @@ impl SpireAgent {
         self.stand_in.is_some()
     }
 
+    /// A JWT-SVID of the test server for somebody who need not be registered. A real agent gives nobody one that
+    /// is not.
+    pub(super) fn token(&self, spiffe_id: &str, audience: &str) -> Result<Option<String>> {
+        let sign = |spire: &Spire| spire.jwt_svid(spiffe_id, audience);
+        self.stand_in.as_ref().map(sign).transpose()
+    }
+
     /// Registers an entry with the test server.
     pub(super) fn register(&self, entry: Entry) {
         if let Some(spire) = &self.stand_in {

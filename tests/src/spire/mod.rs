@@ -161,6 +161,20 @@ impl Spire {
             .change(|world| world.entries.retain(|entry| entry.spiffe_id != spiffe_id));
     }
 
+    /// A JWT-SVID as its server signs them, of a SPIFFE ID that need not be registered and whatever goes wrong with
+    /// calls.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn jwt_svid(&self, spiffe_id: &str, audience: &str) -> Result<String> {
+        let (audience, entry) = ([audience.to_owned()], Entry::new(spiffe_id, &[]));
+        let sign = |world: &mut World| {
+            let authority = &mut world.authority;
+            authority.sign(spiffe_id, &audience, entry.jwt_ttl, Duration::ZERO)
+        };
+        Ok(self.agent.change(sign)?.token)
+    }
+
     /// Says what SPIRE knows about the caller of the Delegated Identity API.
     pub fn set_caller(&self, caller: Caller) {
         self.agent.change(|world| world.caller = caller);

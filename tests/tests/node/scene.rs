@@ -8,7 +8,7 @@ use anyhow::Result;
 use harness::bindings::{self, CredentialBinding};
 use harness::chart::Chart;
 use harness::cluster::ADDRESS;
-use harness::control_plane::apply;
+use harness::control_plane::{RemoteCluster, apply};
 use harness::identities::Choice;
 use harness::node_scene::{HOSTS, NodeScene, Prepared};
 use harness::sandbox::Isolation;
@@ -38,6 +38,8 @@ const CHART: Chart<'_> = Chart {
 /// The running scene.
 pub(crate) struct Scene {
     pub(crate) node: NodeScene,
+    /// Nobody connects to it: it is what the Secret names.
+    _remote: RemoteCluster,
     pub(crate) prepared: Prepared,
 }
 
@@ -72,19 +74,21 @@ impl trials::Scene for Scene {
         let folder = ready.folder.join("scene");
         let node = NodeScene::start(&folder, &ready.prepared, LIVES, &Choice::default()).await?;
         node.targets.publish(&ready.prepared.peers, &CHART)?;
-        node.install(LIVES).await?;
+        let installed = node.install(LIVES).await?;
+        let remote = node.remote(&ready.prepared.peers, &installed).await?;
         let client = node.client()?;
         let accounts = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: argocd-repo-server}\n---\n\
                         apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: argocd-application-controller}\n";
         apply(&client, ARGOCD, accounts).await?;
         for secret in [
             node.targets.repository_secret(REGISTRY),
-            node.targets.cluster_secret(CLUSTER)?,
+            node.targets.cluster_secret(&remote, CLUSTER)?,
         ] {
             apply(&client, ARGOCD, &secret).await?;
         }
         Ok(Self {
             node,
+            _remote: remote,
             prepared: ready.prepared.clone(),
         })
     }

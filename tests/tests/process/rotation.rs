@@ -64,7 +64,7 @@ const PERIOD: Duration = Duration::from_secs(43);
 async fn argo_cd_syncs_while_credentials_rotate(scene: &Scene) -> Result<()> {
     let tenant = Tenant::start(scene, "rotation", LIFE).await?;
     tenant.publish(scene, "prod/charts")?;
-    scene.around.targets.admit_to_remote(tenant.name).await?;
+    scene.admit(tenant.name).await?;
     let begin = Instant::now();
     tenant
         .create("rotation-charts", "repository", &tenant.repository())
@@ -75,7 +75,7 @@ async fn argo_cd_syncs_while_credentials_rotate(scene: &Scene) -> Result<()> {
     tenant
         .create("rotation-other", "repository", &other)
         .await?;
-    let server = scene.around.targets.remote.url();
+    let server = scene.remote.url();
     let cluster = cluster(scene, &server, SPOKE_AUDIENCE)?;
     tenant.create("rotation-spoke", "cluster", &cluster).await?;
     for name in ["rotation-charts", "rotation-other", "rotation-spoke"] {
@@ -162,7 +162,7 @@ async fn argo_cd_syncs_while_credentials_rotate(scene: &Scene) -> Result<()> {
 /// A cluster Secret without anything to authenticate with.
 pub(crate) fn cluster(scene: &Scene, server: &str, audience: &str) -> Result<Values> {
     use base64::Engine as _;
-    let ca = base64::engine::general_purpose::STANDARD.encode(scene.around.targets.remote.ca_pem());
+    let ca = base64::engine::general_purpose::STANDARD.encode(scene.remote.ca_pem());
     let config = json!({ "tlsClientConfig": { "caData": ca } });
     Ok([
         ("name", server.to_owned()),
@@ -219,7 +219,7 @@ struct Deployed {
 
 impl Deployed {
     fn new(scene: &Scene, name: &'static str) -> Result<Self> {
-        let maps = Api::namespaced(scene.around.targets.remote.client()?, name);
+        let maps = Api::namespaced(scene.remote.client()?, name);
         Ok(Self { maps, name })
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use harness::argocd::ArgoCd;
 use harness::binaries::Binaries;
+use harness::control_plane::RemoteCluster;
 use harness::hosts;
 use harness::identities::Choice;
 use harness::installation::Installation;
@@ -94,6 +95,7 @@ pub(crate) struct Prepared {
 pub(crate) struct Scene {
     // Dropped in this order: users before what they use.
     argocd: Option<ArgoCd>,
+    pub(crate) remote: RemoteCluster,
     pub(crate) installation: Installation,
     pub(crate) around: Surroundings,
     pub(crate) binaries: Binaries,
@@ -132,13 +134,18 @@ impl trials::Scene for Scene {
         let installation = around
             .install_serving(&prepared.binaries, LIVES, &SERVED)
             .await?;
-        let argocd = if with_argocd {
-            Some(around.argocd(&prepared.peers, &prepared.binaries).await?)
-        } else {
-            None
+        let argocd = async {
+            if !with_argocd {
+                return Ok(None);
+            }
+            let started = around.argocd(&prepared.peers, &prepared.binaries).await;
+            started.map(Some)
         };
+        let remote = around.remote(&prepared.peers, &installation);
+        let (argocd, remote) = tokio::try_join!(argocd, remote)?;
         Ok(Self {
             argocd,
+            remote,
             installation,
             around,
             binaries: prepared.binaries.clone(),
@@ -168,6 +175,12 @@ impl Scene {
     /// The API server as bytes on the wire, with all rights.
     pub(crate) fn rest(&self) -> Result<Rest> {
         Ok(Rest::new(self.client()?))
+    }
+
+    /// Lets Argo CD's identity into the remote cluster, and makes a namespace there.
+    pub(crate) async fn admit(&self, namespace: &str) -> Result<()> {
+        let targets = &self.around.targets;
+        targets.admit_to(&self.remote, namespace).await
     }
 
     /// The admission webhook itself.

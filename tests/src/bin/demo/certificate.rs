@@ -9,7 +9,7 @@ use harness::scene::ARGOCD;
 use harness::targets::secret;
 use harness::teams::PRODUCTION;
 
-use crate::job::{LIMIT, Stage, deployed, synced};
+use crate::job::{LIMIT, Stage, deployed};
 use crate::secrets;
 use crate::story::Story;
 
@@ -45,10 +45,10 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<()> {
     secrets::create(stage.client, &secret(NAME, "repository", &values)).await?;
     let bound = bindings::api(stage.client.clone(), ARGOCD);
     bindings::ready(&bound, NAME, LIMIT).await?;
-    let application = PRODUCTION.certified_application(targets, NAME, &host, &CHART);
+    let application = PRODUCTION.certified_application(stage.remote, NAME, &host, &CHART);
     stage.applications.apply(&application).await?;
-    let report = synced(stage.applications, NAME).await?;
-    deployed(targets, PRODUCTION, CHART.name).await?;
+    let report = stage.applications.synced_and_healthy(NAME, LIMIT).await?;
+    deployed(stage.remote, PRODUCTION, CHART.name).await?;
     story.step(format!(
         "Application {NAME} is {} and {}, pulled with production's X.509-SVID",
         report.sync, report.health

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use harness::argocd::{Applications, Report};
+use harness::argocd::Applications;
 use harness::binaries::Binaries;
 use harness::bindings::{self, CredentialBinding};
 use harness::chart::Chart;
+use harness::control_plane::RemoteCluster;
 use harness::identities::{Registered, Source};
 use harness::peers::Peers;
 use harness::process::wait_until;
@@ -30,8 +31,6 @@ pub(crate) const LIVES: Lives = Lives {
     robot: Duration::from_secs(20),
 };
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
-/// A sync takes seconds, unless the first comparison failed.
-const FIRST_LOOK: Duration = Duration::from_secs(30);
 /// Both teams call it the same; only its folder tells them apart.
 const CHART: &str = "demo";
 const VERSION: &str = "1.0.0";
@@ -63,12 +62,11 @@ fn next_chart(team: Team) -> Chart<'static> {
     }
 }
 
-/// Publishes each team's chart, and lets Argo CD's identity into the remote cluster.
+/// Publishes each team's chart.
 pub(crate) async fn publish(story: &mut Story, targets: &Targets, peers: &Peers) -> Result<()> {
     for team in TEAMS {
         team.publish(targets, peers, &chart(team))?;
         team.publish(targets, peers, &next_chart(team))?;
-        targets.admit_to_remote(team.project).await?;
         let anonymous = anonymous_pull(targets, team).await?;
         story.step(format!(
             "published {}/{}/{CHART}:{VERSION} for {}; an anonymous pull gets {anonymous}",
@@ -83,6 +81,7 @@ pub(crate) async fn publish(story: &mut Story, targets: &Targets, peers: &Peers)
 /// Where the job is done, and with what.
 pub(crate) struct Stage<'a> {
     pub(crate) targets: &'a Targets,
+    pub(crate) remote: &'a RemoteCluster,
     pub(crate) source: &'a Source,
     pub(crate) peers: &'a Peers,
     pub(crate) binaries: &'a Binaries,
@@ -95,6 +94,15 @@ pub(crate) struct Stage<'a> {
 /// From the Secrets of the guides to synced Applications, and on to the next credential.
 pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<Vec<Credential>> {
     let (targets, client, applications) = (stage.targets, stage.client, stage.applications);
+    let remote = stage.remote;
+    for team in TEAMS {
+        targets.admit_to(remote, team.project).await?;
+    }
+    story.step(format!(
+        "the remote cluster ({}) takes tokens of {}",
+        remote.url(),
+        targets.trust.issuer_url()
+    ));
     if stage.source.is_stand_in() {
         story.step(
             "identities come from a test server that stands in for SPIRE (docs/stand-ins.md)",
@@ -109,7 +117,7 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<Vec<Cre
             "native OCI repository",
             STAGING.artifact_secret(targets, SECRETS[1], &chart(STAGING)),
         ),
-        ("cluster", targets.cluster_secret(SECRETS[2])?),
+        ("cluster", targets.cluster_secret(remote, SECRETS[2])?),
     ] {
         let lines = secrets::create(client, &secret).await?;
         story.step(format!(
@@ -167,21 +175,33 @@ pub(crate) async fn sync(story: &mut Story, stage: &Stage<'_>) -> Result<Vec<Cre
         applications.apply(&project).await?;
     }
     applications
-        .apply(&PRODUCTION.helm_application(targets, "production", PRODUCTION, &chart(PRODUCTION)))
+        .apply(&PRODUCTION.helm_application(
+            targets,
+            remote,
+            "production",
+            PRODUCTION,
+            &chart(PRODUCTION),
+        ))
         .await?;
     applications
-        .apply(&STAGING.artifact_application(targets, "staging", &chart(STAGING)))
+        .apply(&STAGING.artifact_application(targets, remote, "staging", &chart(STAGING)))
         .await?;
     for team in TEAMS {
-        let report = synced(applications, team.project).await?;
-        deployed(targets, team, CHART).await?;
+        let report = applications.synced_and_healthy(team.project, LIMIT).await?;
+        deployed(remote, team, CHART).await?;
         story.step(format!(
             "Application {0} is {1} and {2}; the remote cluster has {0}'s chart",
             team.project, report.sync, report.health
         ));
     }
     applications
-        .apply(&STAGING.helm_application(targets, CROSS, PRODUCTION, &next_chart(PRODUCTION)))
+        .apply(&STAGING.helm_application(
+            targets,
+            remote,
+            CROSS,
+            PRODUCTION,
+            &next_chart(PRODUCTION),
+        ))
         .await?;
     let refusal = refused(applications).await?;
     story.step(format!("Application {CROSS} is refused: {refusal}"));
@@ -253,17 +273,6 @@ async fn refused(applications: &Applications) -> Result<String> {
     .await
 }
 
-/// The remote cluster looks for its issuer's keys every ten seconds, and that issuer has just been installed: a
-/// first comparison may come too early. Argo CD's next one comes after minutes, unless it is asked for one, as
-/// a user does who sees the error.
-pub(crate) async fn synced(applications: &Applications, name: &str) -> Result<Report> {
-    if let Ok(report) = applications.synced_and_healthy(name, FIRST_LOOK).await {
-        return Ok(report);
-    }
-    applications.hard_refresh(name, LIMIT).await?;
-    applications.synced_and_healthy(name, LIMIT).await
-}
-
 /// Waits until the agent has replaced the first credential.
 async fn rotated(bound: &Api<CredentialBinding>, name: &str) -> Result<()> {
     wait_until(&format!("a rotation of {name}"), LIMIT, || async move {
@@ -324,8 +333,8 @@ async fn credentials(client: Client) -> Result<Vec<Credential>> {
 }
 
 /// Waits until the team's own chart is in the team's namespace.
-pub(crate) async fn deployed(targets: &Targets, team: Team, chart: &str) -> Result<()> {
-    let api: Api<ConfigMap> = Api::namespaced(targets.remote.client()?, team.project);
+pub(crate) async fn deployed(remote: &RemoteCluster, team: Team, chart: &str) -> Result<()> {
+    let api: Api<ConfigMap> = Api::namespaced(remote.client()?, team.project);
     let api = &api;
     wait_until("the chart's ConfigMap", LIMIT, || async move {
         let found = api.get(chart).await.context("read it")?;

@@ -17,17 +17,19 @@ pub(crate) async fn play(folder: &Path, arguments: &Arguments) -> Result<()> {
 
     let scene = NodeScene::start(folder, &prepared, job::LIVES, &arguments.identity).await?;
     story.step(format!(
-        "a node is Ready in a cluster ({}); a remote cluster ({}) and a private registry ({}) answer",
+        "a node is Ready in a cluster ({}); a private registry ({}) answers",
         scene.cluster.control_plane.url(),
-        scene.targets.remote.url(),
         scene.targets.quay.host()
     ));
     job::publish(&mut story, &scene.targets, &prepared.peers).await?;
 
-    scene.install(job::LIVES).await?;
+    let installed = scene.install(job::LIVES).await?;
     story.step("argocd-workload-identity is installed by kubectl apply -k; its pods are ready");
 
-    let applications = scene.argocd(&prepared.peers).await?;
+    let (applications, remote) = tokio::try_join!(
+        scene.argocd(&prepared.peers),
+        scene.remote(&prepared.peers, &installed)
+    )?;
     story.step("stock Argo CD's install.yaml is applied, unchanged; repo-server and controller run in pods");
 
     scene.opt_in().await?;
@@ -39,6 +41,7 @@ pub(crate) async fn play(folder: &Path, arguments: &Arguments) -> Result<()> {
     let config = scene.cluster.kubectl().config();
     let stage = Stage {
         targets: &scene.targets,
+        remote: &remote,
         source: &scene.source,
         peers: &prepared.peers,
         binaries: &prepared.binaries,

@@ -23,17 +23,19 @@ pub(crate) async fn play(folder: &Path, arguments: &Arguments) -> Result<()> {
 
     let around = Surroundings::start(folder, &peers, job::LIVES, &arguments.identity).await?;
     story.step(format!(
-        "a cluster ({}), a remote cluster ({}) and a private registry ({}) answer",
+        "a cluster ({}) and a private registry ({}) answer",
         around.control_plane.url(),
-        around.targets.remote.url(),
         around.targets.quay.host()
     ));
     job::publish(&mut story, &around.targets, &peers).await?;
 
-    let _installation = around.install(&binaries, job::LIVES).await?;
+    let installation = around.install(&binaries, job::LIVES).await?;
     story.step("argocd-workload-identity is installed; namespace argocd is labelled");
 
-    let argocd = around.argocd(&peers, &binaries).await?;
+    let (argocd, remote) = tokio::try_join!(
+        around.argocd(&peers, &binaries),
+        around.remote(&peers, &installation)
+    )?;
     let client = around.client()?;
     story.step("stock Argo CD's install.yaml is applied, unchanged; its pods got:");
     for line in injected::describe(&client).await? {
@@ -44,6 +46,7 @@ pub(crate) async fn play(folder: &Path, arguments: &Arguments) -> Result<()> {
     let config = around.control_plane.kubeconfig("demo", token)?;
     let stage = Stage {
         targets: &around.targets,
+        remote: &remote,
         source: &around.source,
         peers: &peers,
         binaries: &binaries,

@@ -25,12 +25,12 @@ const ROUNDS: usize = 3;
 async fn argo_cds_cluster_updates_keep_our_keys(scene: &Scene) -> Result<()> {
     let tenant = Tenant::start(scene, "updates", LIFE).await?;
     tenant.publish(scene, "prod/charts")?;
-    scene.around.targets.admit_to_remote(tenant.name).await?;
+    scene.admit(tenant.name).await?;
     tenant
         .create("updates-charts", "repository", &tenant.repository())
         .await?;
     // The same cluster by its other name: another one to Argo CD.
-    let server = format!("https://localhost:{}", scene.around.targets.remote.port());
+    let server = format!("https://localhost:{}", scene.remote.port());
     let server = server.as_str();
     let values = cluster(scene, server, SECOND_SPOKE_AUDIENCE)?;
     tenant.create(SECRET, "cluster", &values).await?;

@@ -17,11 +17,11 @@ pub(super) fn cases() -> Vec<Case> {
 async fn new_pods_find_their_credentials(scene: &mut Scene) -> Result<()> {
     let mut tenant = Tenant::start(scene, "new-pods", LIFE).await?;
     tenant.publish(scene, "prod/charts")?;
-    scene.around.targets.admit_to_remote(tenant.name).await?;
+    scene.admit(tenant.name).await?;
     tenant
         .create("new-pods-charts", "repository", &tenant.repository())
         .await?;
-    let server = format!("https://localhost:{}", scene.around.targets.remote.port());
+    let server = format!("https://localhost:{}", scene.remote.port());
     let values = cluster(scene, &server, SECOND_SPOKE_AUDIENCE)?;
     tenant.create("new-pods-spoke", "cluster", &values).await?;
     tenant.ready("new-pods-charts").await?;

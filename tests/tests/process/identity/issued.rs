@@ -190,17 +190,13 @@ async fn a_real_api_server_takes_it(scene: &Scene) -> Result<()> {
     ensure!(for_cluster.subject == subject, "{for_cluster:?}");
 
     let token = for_cluster.token.expose_secret();
-    let remote = Rest::new(scene.around.targets.remote.client_with_token(token)?);
-    let remote = &remote;
-    let whoami = wait_until("the remote cluster to know the issuer", SOON, || {
-        who(remote)
-    })
-    .await?;
+    let remote = Rest::new(scene.remote.client_with_token(token)?);
+    let whoami = who(&remote).await?;
     ensure!(whoami["username"] == subject.as_str(), "{whoami}");
 
     let for_registry = bench.api.ask(&bench.granted()).await?.granted()?;
     let token = for_registry.token.expose_secret();
-    let stranger = Rest::new(scene.around.targets.remote.client_with_token(token)?);
+    let stranger = Rest::new(scene.remote.client_with_token(token)?);
     match who(&stranger).await.map_err(|error| error.downcast()) {
         Err(Ok(kube::Error::Api(status))) if status.code == 401 => {}
         other => bail!("a registry's token was taken: {other:?}"),

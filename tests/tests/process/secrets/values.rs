@@ -56,7 +56,7 @@ pub(super) fn repository(scene: &Scene) -> Values {
 pub(super) fn cluster(scene: &Scene) -> Values {
     values(&[
         ("name", "spoke"),
-        ("server", &scene.around.targets.remote.url()),
+        ("server", &scene.remote.url()),
         ("config", r#"{"tlsClientConfig":{"caData":"Y2E="}}"#),
         ("useWorkloadIdentity", "true"),
         ("workloadIdentityAudience", "spoke"),
@@ -103,10 +103,7 @@ pub(super) fn stored(secret: &Value) -> Result<Values> {
 
 /// Values and warnings for a snapshot, without this run's ports and keys.
 pub(super) fn shown(scene: &Scene, stored: &Values, warnings: &[String]) -> Value {
-    let (quay, remote) = (
-        scene.around.targets.quay.host(),
-        scene.around.targets.remote.port(),
-    );
+    let (quay, remote) = (scene.around.targets.quay.host(), scene.remote.port());
     let remote = format!("127.0.0.1:{remote}");
     let stable = |text: &str| {
         text.replace(quay, "quay.example.test:[port]")
