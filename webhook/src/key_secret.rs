@@ -1,7 +1,8 @@
 //! A key of the installation that lives in a Secret: the Secret flows in, the
 //! key flows out; the first start makes one.
 //!
-//! The issuer's signing key and the credential proxy's key are kept alike.
+//! The credential proxy's key is kept like this. The issuer's, which is
+//! watched, comes through [`key_source`](crate::issuer::key_source).
 
 use std::{collections::BTreeMap, error::Error, fmt, marker::PhantomData, time::Duration};
 
@@ -12,7 +13,7 @@ use kube::{Api, Client, api::PostParams};
 use tokio::time::{MissedTickBehavior, sleep};
 use zeroize::Zeroizing;
 
-use crate::{readiness::Gate, report::chain, source::wipe};
+use crate::{readiness::Gate, report::chain, wipe::wipe};
 
 /// How often the Secret is read again, so that a replaced key is taken over.
 pub const REREAD: Duration = Duration::from_secs(30);

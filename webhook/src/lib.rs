@@ -12,13 +12,16 @@
 
 pub mod account;
 pub mod admission;
+pub mod body;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod controller;
 pub mod derive;
 pub mod issuer;
 pub mod key_secret;
 pub mod lease;
+pub mod limits;
 pub mod metrics;
 pub mod proxy_key;
 pub mod readiness;
@@ -27,3 +30,4 @@ pub mod run;
 pub mod server;
 pub mod source;
 pub mod tls;
+pub mod wipe;

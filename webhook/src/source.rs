@@ -15,12 +15,12 @@ use shared::{
     errors::{Code, Named},
     secrets::{SECRET_TYPE, WorkloadIdentity, key},
 };
-use zeroize::Zeroize;
 
 use crate::{
     account::{self, Annotations},
     derive::{self, Derivation, object_name},
     proxy_key::{self, Written},
+    wipe::wipe,
 };
 
 /// The Secret that a binding belongs to.
@@ -166,13 +166,6 @@ pub fn notices(derivation: &Derivation, secret: &Secret, derived: &Derived) -> V
         .collect();
     notices.extend(derive::proxy_warnings(&object, &parsed));
     notices
-}
-
-/// Overwrites the values of a Secret that is about to be dropped.
-pub fn wipe(secret: &mut Secret) {
-    for value in secret.data.iter_mut().flat_map(|data| data.values_mut()) {
-        value.0.zeroize();
-    }
 }
 
 #[cfg(test)]
@@ -346,18 +339,5 @@ pub(crate) mod tests {
             }
             other => panic!("{other:?}"),
         }
-    }
-
-    #[test]
-    fn wiping_leaves_no_value() {
-        let mut secret = quay("quay");
-        wipe(&mut secret);
-        assert!(
-            secret
-                .data
-                .unwrap()
-                .values()
-                .all(|value| value.0.is_empty())
-        );
     }
 }

@@ -20,7 +20,7 @@ use zeroize::Zeroize;
 use crate::{
     config::{Namespace, is_dns_label, is_dns_subdomain},
     derive::object_name,
-    source::wipe,
+    wipe::wipe,
 };
 
 /// Hands every Secret of Argo CD in these namespaces to `take`.

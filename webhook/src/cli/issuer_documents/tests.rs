@@ -12,6 +12,7 @@ use super::*;
 use crate::{
     cli::Generate,
     config::{Cli, Command},
+    connections::Limits,
     issuer::{
         fake::Cluster,
         keys::{Algorithm, Keyring, SigningKey},
@@ -209,7 +210,8 @@ async fn a_running_control_plane_is_copied_over_verified_tls() {
     let serving = tokio::spawn(server::serve_tls(
         listener,
         router(&bench.pem),
-        certificates,
+        certificates.server_config(None).unwrap(),
+        Limits::DOCUMENTS,
         stopping,
         Drain::default(),
     ));
