@@ -290,13 +290,16 @@ impl Installation {
 }
 
 async fn control_plane_is_ready(process: &mut Process, plan: &Plan) -> Result<()> {
-    let url = format!("{}/readyz", plan.metrics_url());
+    let url = plan.metrics_url();
     let url = url.as_str();
     process
         .ready(READY, || async move {
-            let answer = reqwest::get(url).await?;
-            let status = answer.status();
-            ensure!(status.is_success(), "{status}: {}", answer.text().await?);
+            // The pod is ready with the first; a scene uses both.
+            for listener in ["admission", "identity"] {
+                let answer = reqwest::get(format!("{url}/readyz/{listener}")).await?;
+                let status = answer.status();
+                ensure!(status.is_success(), "{status}: {}", answer.text().await?);
+            }
             Ok(())
         })
         .await

@@ -301,9 +301,9 @@ impl NodeScene {
 
     /// The overlay that a user writes: names, certificates, and their CA where it is to be trusted.
     fn kustomization(&self, overlay: &Path, lives: Lives) -> Result<Value> {
-        let settings = [
+        let (copied, change) = self.source.overlay();
+        let mut settings = vec![
             format!("ARGOCD_IDENTITY_TRUST_DOMAIN={TRUST_DOMAIN}"),
-            format!("ARGOCD_IDENTITY_ISSUER_URL={ISSUER_URL}"),
             format!(
                 "ARGOCD_IDENTITY_TOKEN_LIFETIME={}",
                 lives.identity.as_secs()
@@ -313,6 +313,10 @@ impl NodeScene {
                 self.targets.allowed_hosts()
             ),
         ];
+        // Where SPIRE signs, the control plane does not.
+        if copied == "self-issued" {
+            settings.push(format!("ARGOCD_IDENTITY_ISSUER_URL={ISSUER_URL}"));
+        }
         let ca = ["ca.crt"];
         let bundle = STANDARD.encode(self.targets.authority.pem());
         let trusts: Vec<Value> = (0..webhooks()?)
@@ -321,7 +325,6 @@ impl NodeScene {
                 json!({ "op": "add", "path": path, "value": bundle })
             })
             .collect();
-        let (copied, change) = self.source.overlay();
         let copied = workspace().join("manifests/overlays").join(copied);
         let mut patches = vec![json!({
             "target": { "kind": "MutatingWebhookConfiguration", "name": "argocd-identity" },

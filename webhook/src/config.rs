@@ -43,7 +43,9 @@ pub struct ServeArgs {
     pub trust_domain: String,
 
     /// Issuer of the tokens, an https URL that registries and clusters reach.
-    #[arg(long, env = "ARGOCD_IDENTITY_ISSUER_URL")]
+    /// Without it nothing is signed here: for installations whose SPIFFE
+    /// identities come from SPIRE or a Workload API.
+    #[arg(long, env = "ARGOCD_IDENTITY_ISSUER_URL", default_value = "")]
     pub issuer_url: String,
 
     /// Algorithm of the signing key that is made on first start: RS256 or
@@ -135,6 +137,11 @@ pub struct ServeArgs {
     )]
     pub tls_dir: PathBuf,
 
+    /// Certificates, in a PEM file, of who signs those of the API servers'
+    /// clients of webhooks; with it, admission talks to nobody else.
+    #[arg(long, env = "ARGOCD_IDENTITY_ADMISSION_CLIENT_CA")]
+    pub admission_client_ca: Option<PathBuf>,
+
     /// Address of the admission webhook (TLS).
     #[arg(
         long,
@@ -177,8 +184,8 @@ pub struct Config {
     pub argocd_namespaces: Vec<Namespace>,
     /// SPIFFE trust domain of the identities.
     pub trust_domain: TrustDomain,
-    /// Issuer of the tokens.
-    pub issuer_url: IssuerUrl,
+    /// Issuer of the tokens, where the control plane signs any.
+    pub issuer_url: Option<IssuerUrl>,
     /// Algorithm of the signing key that is made on first start.
     pub issuer_algorithm: Algorithm,
     /// Life of a token.
@@ -199,6 +206,8 @@ pub struct Config {
     pub agent_service_account: ServiceAccountName,
     /// Folder with tls.crt and tls.key.
     pub tls_dir: PathBuf,
+    /// Who signs the certificates of the API servers, if they have any.
+    pub admission_client_ca: Option<PathBuf>,
     /// Address of the admission webhook (TLS).
     pub admission_address: SocketAddr,
     /// Address of the identity API (TLS).
@@ -231,7 +240,10 @@ impl TryFrom<ServeArgs> for Config {
             namespace: one("namespace", &args.namespace)?,
             argocd_namespaces: list("argocd-namespaces", &args.argocd_namespaces)?,
             trust_domain: one("trust-domain", &args.trust_domain)?,
-            issuer_url: one("issuer-url", &args.issuer_url)?,
+            issuer_url: match args.issuer_url.as_str() {
+                "" => None,
+                text => Some(one("issuer-url", text)?),
+            },
             issuer_algorithm: one("issuer-algorithm", &args.issuer_algorithm)?,
             token_lifetime: one::<TokenLifetime>("token-lifetime", &args.token_lifetime)?.0,
             allowed_hosts: one("allowed-hosts", &args.allowed_hosts)?,
@@ -245,6 +257,7 @@ impl TryFrom<ServeArgs> for Config {
             cluster_consumers: list("cluster-consumers", &args.cluster_consumers)?,
             agent_service_account: one("agent-service-account", &args.agent_service_account)?,
             tls_dir: args.tls_dir,
+            admission_client_ca: args.admission_client_ca,
             admission_address: one("admission-address", &args.admission_address)?,
             identity_address: one("identity-address", &args.identity_address)?,
             issuer_address: one("issuer-address", &args.issuer_address)?,

@@ -11,13 +11,15 @@
 //! starts the parts and stops them in order.
 
 pub mod args;
+pub mod body;
 pub mod config;
+pub mod connections;
 pub mod controller;
 pub mod generate;
 pub mod issuer;
-pub mod key_secret;
 pub mod kube;
 pub mod lease;
+pub mod limits;
 pub mod metrics;
 pub mod readiness;
 pub mod report;
@@ -25,3 +27,4 @@ pub mod run;
 pub mod server;
 pub mod source;
 pub mod tls;
+pub mod wipe;

@@ -152,6 +152,8 @@ pub enum Refused {
     Incomplete,
     /// The body is no AdmissionReview.
     Unreadable,
+    /// Too much is under way.
+    Busy,
 }
 
 impl Refused {
@@ -161,6 +163,7 @@ impl Refused {
             Self::TooLarge => "too-large",
             Self::Incomplete => "incomplete",
             Self::Unreadable => "unreadable",
+            Self::Busy => "busy",
         }
     }
 }

@@ -1,5 +1,9 @@
-//! Whether the program can serve: gates that its parts open and close flow in,
-//! one answer for `/readyz` flows out.
+//! Whether each listener can serve: gates that its parts open and close flow
+//! in, an answer for each listener flows out.
+//!
+//! A pod has one readiness for all of its Services, and that is admission's:
+//! nothing makes up for a webhook that is not called, while an agent or a
+//! verifier that is told to come back does.
 //!
 //! Listening is not enough for admission: it is ready once a TLS handshake
 //! with itself has worked, because kube-apiserver's calls begin with one.
@@ -45,7 +49,7 @@ struct State {
 }
 
 impl Readiness {
-    /// Adds a gate, closed. The program is ready when all gates are open.
+    /// Adds a gate, closed. What has its name is ready when it is open.
     pub fn gate(&self, name: &'static str) -> Gate {
         let mut state = self.lock();
         state.gates.push((name, Err("not started".to_owned())));
@@ -55,27 +59,19 @@ impl Readiness {
         }
     }
 
-    /// From now on the program is not ready, whatever its gates say.
+    /// From now on nothing is ready, whatever the gates say.
     pub fn drain(&self) {
         self.lock().is_draining = true;
     }
 
-    /// Whether the program is ready.
-    ///
-    /// # Errors
-    /// The closed gates and why they are closed.
-    pub fn check(&self) -> Result<(), String> {
+    /// Whether what has this name is ready; `None` where there is no such gate.
+    pub fn check(&self, name: &str) -> Option<Result<(), String>> {
         let state = self.lock();
-        let closed: Vec<_> = state
-            .gates
-            .iter()
-            .filter_map(|(name, gate)| Some(format!("{name}: {}", gate.as_ref().err()?)))
-            .collect();
-        match (state.is_draining, closed.is_empty()) {
-            (true, _) => Err("draining".to_owned()),
-            (false, true) => Ok(()),
-            (false, false) => Err(closed.join("\n")),
-        }
+        let (_, gate) = state.gates.iter().find(|(known, _)| *known == name)?;
+        Some(match state.is_draining {
+            true => Err("draining".to_owned()),
+            false => gate.clone(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -110,7 +106,9 @@ impl Gate {
 }
 
 /// Keeps `gate` open while TLS handshakes with the own listener at `address`
-/// present the current certificate. Runs until dropped.
+/// present the current certificate. Runs until dropped. A listener that wants
+/// its clients' certificates answers, too: with TLS 1.3 the server has shown
+/// its own before it looks at the client's.
 pub async fn probe(address: SocketAddr, mut certificates: Certificates, gate: Gate) {
     loop {
         let pause = match handshake(address, &certificates).await {
@@ -261,20 +259,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_when_all_gates_are_open_and_nothing_drains() {
+    fn each_gate_has_its_own_answer_until_all_drain() {
         let readiness = Readiness::default();
         let (a, b) = (readiness.gate("a"), readiness.gate("b"));
-        assert_eq!(
-            readiness.check(),
-            Err("a: not started\nb: not started".to_owned())
-        );
+        let closed = |reason: &str| Some(Err(reason.to_owned()));
+        assert_eq!(readiness.check("a"), closed("not started"));
         a.open();
+        assert_eq!(readiness.check("a"), Some(Ok(())));
+        assert_eq!(readiness.check("b"), closed("not started"));
         b.open();
-        assert_eq!(readiness.check(), Ok(()));
-        b.close("lost");
-        assert_eq!(readiness.check(), Err("b: lost".to_owned()));
-        b.open();
+        a.close("lost");
+        assert_eq!(readiness.check("a"), closed("lost"));
+        assert_eq!(readiness.check("b"), Some(Ok(())));
+        assert_eq!(readiness.check("c"), None);
         readiness.drain();
-        assert_eq!(readiness.check(), Err("draining".to_owned()));
+        for name in ["a", "b"] {
+            assert_eq!(readiness.check(name), closed("draining"));
+        }
     }
 }

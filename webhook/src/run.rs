@@ -1,10 +1,12 @@
 //! Starts the parts of the control plane and stops them in order.
 //!
-//! Admission starts first and needs nothing but its certificate. The issuer's
-//! listeners answer once there is a signing key; the controller works while
-//! this process holds the Lease.
+//! Admission starts first and is ready as soon as it has its certificate; it
+//! asks nobody anything. The identity API answers from the start, and says so
+//! where it has no signing key yet; with an issuer's URL there are a key and
+//! documents, without one neither. The controller works while this process
+//! holds the Lease.
 
-use std::{future::Future, net::TcpListener, sync::Arc};
+use std::{future::Future, sync::Arc};
 
 use anyhow::Context;
 use aws_lc_rs::rand;
@@ -12,7 +14,6 @@ use control_plane_core::{
     admission::{Rules, pods::PodConfig, secrets::SecretRules},
     settings::{Image, Namespace},
 };
-use futures::future::try_join;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -23,21 +24,24 @@ use tokio::{
 
 use crate::{
     config::{Config, ServeArgs},
+    connections::Limits,
     controller::{self, ControllerConfig},
     issuer::{
         self,
-        api::IdentityApi,
         authorize::Policy,
         documents,
-        keys::{InForce, KeySource, Keyring, StoredKeys},
+        issue::{IdentityApi, Signer},
+        key_source::{KeySource, KeySourceError},
+        keys::{InForce, Keyring, StoredKeys},
         reviewer::Reviewer,
         token_request::Minter,
     },
     kube::client::client,
     metrics::Metrics,
     readiness::{self, Gate, Readiness},
+    report::chain,
     server::{self, Drain},
-    tls::{Certificates, Reloader},
+    tls::{ClientAuthority, Reloader},
 };
 
 /// Runs the control plane as the command line says.
@@ -60,7 +64,9 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let admission = server::bind(config.admission_address).context("--admission-address")?;
     let identity = server::bind(config.identity_address).context("--identity-address")?;
-    let documents = server::bind(config.issuer_address).context("--issuer-address")?;
+    let clients = config.admission_client_ca.as_deref();
+    let clients = clients.map(ClientAuthority::open).transpose();
+    let clients = clients.context("--admission-client-ca")?;
     let observability = server::bind(config.metrics_address).context("--metrics-address")?;
 
     let mut registry = Registry::default();
@@ -68,8 +74,6 @@ pub async fn serve(
     let controller_metrics = controller::metrics::Metrics::register(&mut registry);
     let issuer_metrics = issuer::metrics::Metrics::register(&mut registry);
     let readiness = Readiness::default();
-    // All of them before anybody can ask: a gate that does not exist yet keeps nobody out.
-    let (admission_gate, issuer_gate) = (readiness.gate("admission"), readiness.gate("issuer"));
     let (stop_parts, stopping) = watch::channel(false);
     // Parts end when they are told to; what serves them is dropped after them.
     let mut parts = JoinSet::new();
@@ -86,7 +90,11 @@ pub async fn serve(
         Ok(())
     });
     let address = admission.local_addr().context("--admission-address")?;
-    let probe = readiness::probe(address, certificates.clone(), admission_gate);
+    let probe = readiness::probe(
+        address,
+        certificates.clone(),
+        readiness.gate(server::ADMISSION),
+    );
     background.spawn(async move {
         probe.await;
         Ok(())
@@ -105,26 +113,67 @@ pub async fn serve(
             sidecar: config.sidecar.clone(),
         },
     };
+    let tls = certificates.server_config(clients.as_ref());
     let serve = server::serve_tls(
         admission,
         server::admission_routes(rules, metrics),
-        certificates.clone(),
+        tls.context("TLS cannot be configured")?,
+        Limits::ADMISSION,
         stopping.clone(),
         Drain::default(),
     );
     parts.spawn(async { serve.await.context("the admission listener failed") });
 
-    let signature = InForce::default();
-    let issuer = Issuer {
-        client: client.clone(),
-        config: config.clone(),
-        signature: signature.clone(),
-        metrics: issuer_metrics,
-        identity,
-        documents,
-        certificates,
+    let tls = || {
+        let config = certificates.server_config(None);
+        config.context("TLS cannot be configured")
     };
-    parts.spawn(issuer.serve(issuer_gate, stopping.clone()));
+    let signature = InForce::default();
+    let signer = match &config.issuer_url {
+        Some(issuer) => {
+            let signer = Signer {
+                issuer: issuer.clone(),
+                keyring: Keyring::empty(config.token_lifetime),
+            };
+            let source = KeySource::new(
+                client.clone(),
+                config.namespace.as_str(),
+                config.issuer_algorithm,
+            );
+            let gates = [
+                readiness.gate(server::IDENTITY),
+                readiness.gate(server::ISSUER),
+            ];
+            let take = taking(signer.keyring.clone(), signature.clone(), gates);
+            background.spawn(async move {
+                source.follow(take).await;
+                Ok(())
+            });
+            let documents = server::serve_tls(
+                server::bind(config.issuer_address).context("--issuer-address")?,
+                documents::router(signer.issuer.clone(), signer.keyring.clone()),
+                tls()?,
+                Limits::DOCUMENTS,
+                stopping.clone(),
+                Drain::default(),
+            );
+            parts.spawn(async { documents.await.context("the documents' listener failed") });
+            Some(signer)
+        }
+        None => {
+            readiness.gate(server::IDENTITY).open();
+            None
+        }
+    };
+    let identity = server::serve_tls(
+        identity,
+        issuer::api::router(identity_api(&config, &client, signer, issuer_metrics)),
+        tls()?,
+        Limits::IDENTITY,
+        stopping.clone(),
+        Drain::default(),
+    );
+    parts.spawn(async { identity.await.context("the identity API's listener failed") });
 
     let controller = ControllerConfig {
         namespace: config.namespace.to_string(),
@@ -158,60 +207,50 @@ pub async fn serve(
     Ok(())
 }
 
-/// Identity API and issuer documents.
-struct Issuer {
-    client: Client,
-    config: Config,
-    signature: InForce,
+fn identity_api(
+    config: &Config,
+    client: &Client,
+    signer: Option<Signer>,
     metrics: issuer::metrics::Metrics,
-    identity: TcpListener,
-    documents: TcpListener,
-    certificates: Certificates,
+) -> IdentityApi {
+    let reviewer = Reviewer::new(client.clone(), config.derivation());
+    IdentityApi {
+        policy: Policy {
+            namespace: config.namespace.to_string(),
+            agent_service_account: config.agent_service_account.to_string(),
+            argocd_namespaces: names(&config.argocd_namespaces),
+        },
+        minter: Minter::new(client.clone(), reviewer.clone()),
+        reviewer,
+        signer,
+        lifetime: config.token_lifetime,
+        metrics,
+    }
 }
 
-impl Issuer {
-    async fn serve(self, gate: Gate, stopping: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let config = self.config;
-        let keys = KeySource::new(self.client.clone(), config.namespace.as_str())
-            .making(config.issuer_algorithm);
-        let signature = self.signature;
-        let announce = move |keys: &StoredKeys| signature.set(keys.signing.public().algorithm());
-        let keyring = tokio::select! {
-            first = keys.first(&gate) => {
-                announce(&first);
-                Keyring::new(first, config.token_lifetime)
+/// Takes over what each look at the issuer's Secret finds. Once there is a key,
+/// the last good one stays whatever happens.
+fn taking(
+    keyring: Keyring,
+    signature: InForce,
+    gates: [Gate; 2],
+) -> impl FnMut(Result<StoredKeys, KeySourceError>) {
+    move |found| match found {
+        Ok(keys) => {
+            signature.set(keys.signing.public().algorithm());
+            let kid = keys.signing.public().kid.clone();
+            if keyring.replace(keys) {
+                tracing::info!(kid, "took over a signing key");
             }
-            () = stopped(stopping.clone()) => return Ok(()),
-        };
-        let reviewer = Reviewer::new(self.client.clone(), config.derivation());
-        let identity = issuer::api::router(IdentityApi {
-            policy: Policy {
-                namespace: config.namespace.to_string(),
-                agent_service_account: config.agent_service_account.to_string(),
-                argocd_namespaces: names(&config.argocd_namespaces),
-            },
-            minter: Minter::new(self.client, reviewer.clone()),
-            reviewer,
-            keyring: keyring.clone(),
-            issuer: config.issuer_url.clone(),
-            lifetime: config.token_lifetime,
-            metrics: self.metrics,
-        });
-        let documents = documents::router(config.issuer_url, keyring.clone());
-        let serve = |listener, routes| {
-            let (certificates, stopping) = (self.certificates.clone(), stopping.clone());
-            server::serve_tls(listener, routes, certificates, stopping, Drain::default())
-        };
-        let listeners = try_join(
-            serve(self.identity, identity),
-            serve(self.documents, documents),
-        );
-        tokio::select! {
-            served = listeners => served.map(drop).context("a listener of the issuer failed"),
-            () = keys.follow(move |found| {
-                announce(&found);
-                keyring.replace(found)
-            }) => anyhow::bail!("the signing key is no longer followed"),
+            gates.iter().for_each(Gate::open);
+        }
+        Err(error) => {
+            let error = chain(&error);
+            let has_one = keyring.current().is_some();
+            tracing::error!(error, has_one, "the signing key could not be read");
+            if !has_one {
+                gates.iter().for_each(|gate| gate.close(error.clone()));
+            }
         }
     }
 }
@@ -246,3 +285,6 @@ fn terminated() -> anyhow::Result<impl Future<Output = ()>> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,9 +12,11 @@ use std::{
 use aws_lc_rs::rand;
 use axum::{
     Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, Request, State},
-    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    extract::{self, ConnectInfo, Request, State},
+    http::{
+        StatusCode,
+        header::{CONTENT_TYPE, RETRY_AFTER},
+    },
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -33,6 +35,7 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use prometheus_client::{encoding::text, registry::Registry};
+use rustls::ServerConfig;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -40,24 +43,38 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
+    body::{self, BodyError, is_json},
+    connections::{Bounded, Limits},
+    limits::{Peer, Shares},
     metrics::{Metrics, Refused},
     readiness::Readiness,
-    tls::Certificates,
 };
 
 /// `object` and `oldObject` of an UPDATE, each up to the API server's 3 MiB,
 /// with room for the rest.
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
+/// Bytes of bodies that are held at once, and those of one address. Putting a
+/// body together may take as much again, and the pod has 128 MiB.
+const BODIES: (usize, usize) = (32 << 20, 16 << 20);
+/// Admission requests that are under way, and those of one address. A decision
+/// takes no time; these are bodies on their way.
+const REQUESTS: (usize, usize) = (512, 128);
+/// In seconds. An API server that is told so asks again by itself, as long as
+/// the webhook's timeout allows.
+const LATER: &str = "1";
 /// For a request from its head to its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a request's head. hyper counts the pause before it, too, so this is
-/// longer than the 90 s that kube-apiserver keeps an idle connection: the
-/// client closes first, and no request races the server's closing.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// HTTP/2 requests at once on one connection.
 const STREAMS: u32 = 256;
+
+/// The gate of admission, whose readiness is the pod's.
+pub const ADMISSION: &str = "admission";
+/// The gate of the identity API.
+pub const IDENTITY: &str = "identity";
+/// The gate of the issuer's documents.
+pub const ISSUER: &str = "issuer";
 
 /// How a listener stops.
 #[derive(Debug, Clone, Copy)]
@@ -92,24 +109,24 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// request may take is up to the routes.
 ///
 /// # Errors
-/// When TLS cannot be configured, or the listener fails.
+/// When the listener fails.
 pub async fn serve_tls(
     listener: TcpListener,
     routes: Router,
-    certificates: Certificates,
+    tls: ServerConfig,
+    limits: Limits,
     mut stopping: watch::Receiver<bool>,
     drain: Drain,
 ) -> io::Result<()> {
-    let config = certificates.server_config().map_err(io::Error::other)?;
-    let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(Arc::new(config)))
+    let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(Arc::new(tls)))
         .handshake_timeout(HANDSHAKE_TIMEOUT)
         .acceptor(NoDelayAcceptor::new());
     let handle = Handle::new();
     let mut server = axum_server::from_tcp(listener)?
-        .acceptor(acceptor)
+        .acceptor(Bounded::new(acceptor, limits.places()))
         .handle(handle.clone());
-    limit(server.http_builder());
-    let serve = server.serve(routes.into_make_service());
+    limit(server.http_builder(), limits);
+    let serve = server.serve(routes.into_make_service_with_connect_info::<SocketAddr>());
     tokio::pin!(serve);
     tokio::select! {
         served = &mut serve => return served,
@@ -129,16 +146,19 @@ pub async fn serve_tls(
 /// # Errors
 /// When the listener fails.
 pub async fn serve_plain(listener: TcpListener, routes: Router) -> io::Result<()> {
-    let mut server = axum_server::from_tcp(listener)?;
-    limit(server.http_builder());
+    let limits = Limits::OBSERVABILITY;
+    let acceptor = Bounded::new(NoDelayAcceptor::new(), limits.places());
+    let mut server = axum_server::from_tcp(listener)?.acceptor(acceptor);
+    limit(server.http_builder(), limits);
     server.serve(routes.into_make_service()).await
 }
 
-fn limit(builder: &mut Builder<TokioExecutor>) {
+fn limit(builder: &mut Builder<TokioExecutor>, limits: Limits) {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT);
+        .max_buf_size(limits.buffer)
+        .header_read_timeout(limits.head);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -164,28 +184,36 @@ fn plain(status: StatusCode, message: impl Into<String>) -> Response {
 struct Admission {
     rules: Rules,
     metrics: Metrics,
+    requests: Shares<Peer>,
+    bodies: Shares<Peer>,
 }
 
 /// The four paths of admission.
 pub fn admission_routes(rules: Rules, metrics: Metrics) -> Router {
-    let admission = Arc::new(Admission { rules, metrics });
+    let admission = Arc::new(Admission {
+        rules,
+        metrics,
+        requests: Shares::new(REQUESTS.0, REQUESTS.1),
+        bodies: Shares::new(BODIES.0, BODIES.1),
+    });
     let mut routes = Router::new();
     for path in Path::ALL {
         let handler =
             move |State(admission): State<Arc<Admission>>, request| admit(admission, path, request);
         routes = routes.route(path.as_str(), post(handler));
     }
-    routes
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(middleware::from_fn(time_out))
-        .with_state(admission)
+    routes.with_state(admission)
 }
 
 async fn admit(admission: Arc<Admission>, path: Path, request: Request) -> Response {
     let refuse = |reason, status, message: String| {
         tracing::warn!(path = path.as_str(), %status, message, "admission request refused");
         admission.metrics.refused(path, reason);
-        plain(status, message)
+        let refusal = plain(status, message);
+        match reason {
+            Refused::Busy => ([(RETRY_AFTER, LATER)], refusal).into_response(),
+            _ => refusal,
+        }
     };
     if !is_json(request.headers()) {
         return refuse(
@@ -194,15 +222,27 @@ async fn admit(admission: Arc<Admission>, path: Path, request: Request) -> Respo
             "the content type has to be application/json".to_owned(),
         );
     }
-    let body = match Bytes::from_request(request, &()).await {
-        Ok(body) => body,
-        Err(rejection) => {
-            let status = rejection.status();
-            let reason = match status {
-                StatusCode::PAYLOAD_TOO_LARGE => Refused::TooLarge,
-                _ => Refused::Incomplete,
+    let peer = peer(&request);
+    let place = admission.requests.try_take(&peer, 1);
+    let held = admission.bodies.try_take(&peer, 0);
+    let (Some(_place), Some(mut held)) = (place, held) else {
+        let message = "too many requests are under way".to_owned();
+        return refuse(Refused::Busy, StatusCode::SERVICE_UNAVAILABLE, message);
+    };
+    let read = body::read(request.into_body(), BODY_LIMIT, &mut held);
+    let body = match timeout(REQUEST_TIMEOUT, read).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) => {
+            let (reason, status) = match error {
+                BodyError::TooLarge(_) => (Refused::TooLarge, StatusCode::PAYLOAD_TOO_LARGE),
+                BodyError::Incomplete => (Refused::Incomplete, StatusCode::BAD_REQUEST),
+                BodyError::Busy => (Refused::Busy, StatusCode::SERVICE_UNAVAILABLE),
             };
-            return refuse(reason, status, rejection.body_text());
+            return refuse(reason, status, error.to_string());
+        }
+        Err(_elapsed) => {
+            let message = "the request did not arrive in time".to_owned();
+            return refuse(Refused::Incomplete, StatusCode::REQUEST_TIMEOUT, message);
         }
     };
     let start = Instant::now();
@@ -262,22 +302,24 @@ fn log(path: Path, review: &admission::Review) {
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(Ok(value)) = headers.get(CONTENT_TYPE).map(|value| value.to_str()) else {
-        return false;
-    };
-    let media_type = value.split(';').next().unwrap_or_default();
-    media_type.trim().eq_ignore_ascii_case("application/json")
+/// Where the connection comes from.
+pub(crate) fn peer(request: &Request) -> Peer {
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    address.map_or(nowhere, |address| address.0.ip()).into()
 }
 
-/// `/healthz`, `/readyz` and `/metrics`.
+/// `/healthz`, `/readyz` (that of admission), `/readyz/…` of each listener, and
+/// `/metrics`.
 pub fn observability_routes(registry: Arc<Registry>, readiness: Readiness) -> Router {
-    let ready = move || async move {
-        match readiness.check() {
-            Ok(()) => plain(StatusCode::OK, "ok"),
-            Err(reasons) => plain(StatusCode::SERVICE_UNAVAILABLE, reasons),
-        }
+    let say = move |name: &str| match readiness.check(name) {
+        Some(Ok(())) => plain(StatusCode::OK, "ok"),
+        Some(Err(reason)) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{name}: {reason}")),
+        None => plain(StatusCode::NOT_FOUND, "there is no such listener"),
     };
+    let pod = say.clone();
+    let ready = move || async move { pod(ADMISSION) };
+    let part = move |extract::Path(name): extract::Path<String>| async move { say(&name) };
     let metrics = move || async move {
         let mut body = String::new();
         match text::encode(&mut body, &registry) {
@@ -291,6 +333,7 @@ pub fn observability_routes(registry: Arc<Registry>, readiness: Readiness) -> Ro
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready))
+        .route("/readyz/{listener}", get(part))
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn(time_out))
 }

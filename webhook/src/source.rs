@@ -26,7 +26,8 @@ use shared::{
     binding::{CredentialBindingSpec, Delivery},
     errors::{Code, Named},
 };
-use zeroize::Zeroize;
+
+use crate::wipe::wipe;
 
 /// The Secret that a binding belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -280,13 +281,6 @@ fn values(secret: &Secret) -> Option<(SecretKind, SecretValues)> {
     let data = secret.data.iter().flatten();
     let values = SecretValues::from_bytes(data.map(|(name, value)| (name.as_str(), &*value.0)));
     Some((kind, values))
-}
-
-/// Overwrites the values of a Secret that is about to be dropped.
-pub fn wipe(secret: &mut Secret) {
-    for value in secret.data.iter_mut().flat_map(|data| data.values_mut()) {
-        value.0.zeroize();
-    }
 }
 
 #[cfg(test)]
@@ -590,18 +584,5 @@ pub(crate) mod tests {
         // The guides' spelling of the same.
         set(&mut broken, "url", "oci://quay.example.org/team/charts");
         assert!(!is_elsewhere(&broken));
-    }
-
-    #[test]
-    fn wiping_leaves_no_value() {
-        let mut secret = quay("quay");
-        wipe(&mut secret);
-        assert!(
-            secret
-                .data
-                .unwrap()
-                .values()
-                .all(|value| value.0.is_empty())
-        );
     }
 }

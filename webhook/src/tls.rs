@@ -14,13 +14,13 @@ use std::{
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
 use tokio::{
@@ -58,15 +58,24 @@ impl Certificates {
     }
 
     /// A TLS configuration that presents the current pair, for HTTP/2 and
-    /// HTTP/1.1. Handshakes fail while there is no pair.
+    /// HTTP/1.1. Handshakes fail while there is no pair. Where there are
+    /// `clients`, whoever connects has to be one of them.
     ///
     /// # Errors
     /// When the crypto provider lacks the default protocol versions.
-    pub fn server_config(&self) -> Result<ServerConfig, rustls::Error> {
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(self.clone()));
+    pub fn server_config(
+        &self,
+        clients: Option<&ClientAuthority>,
+    ) -> Result<ServerConfig, rustls::Error> {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?;
+        let mut config = match clients {
+            Some(ClientAuthority(verifier)) => {
+                builder.with_client_cert_verifier(Arc::clone(verifier))
+            }
+            None => builder.with_no_client_auth(),
+        }
+        .with_cert_resolver(Arc::new(self.clone()));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
@@ -81,6 +90,42 @@ impl fmt::Debug for Certificates {
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.current()
+    }
+}
+
+/// Who signs the certificates of a listener's clients.
+#[derive(Clone)]
+pub struct ClientAuthority(Arc<dyn ClientCertVerifier>);
+
+impl fmt::Debug for ClientAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientAuthority").finish_non_exhaustive()
+    }
+}
+
+impl ClientAuthority {
+    /// Reads a PEM file with one certificate or several.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has no certificate that may sign others.
+    pub fn open(path: &Path) -> Result<Self, TlsError> {
+        let pem = std::fs::read(path).map_err(|source| TlsError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut roots = RootCertStore::empty();
+        for root in certificates(&pem, path)? {
+            roots.add(root).map_err(|source| TlsError::Authority {
+                path: path.to_owned(),
+                source: source.into(),
+            })?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+        let verifier = verifier.build().map_err(|source| TlsError::Authority {
+            path: path.to_owned(),
+            source: source.into(),
+        })?;
+        Ok(Self(verifier))
     }
 }
 
@@ -129,6 +174,14 @@ pub enum TlsError {
         path: PathBuf,
         /// Why.
         source: x509_parser::nom::Err<x509_parser::error::X509Error>,
+    },
+    /// A certificate cannot be used to verify clients.
+    #[error("{} cannot be used to verify clients", .path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The key is of no supported kind, or not that of the certificate.
     #[error("the key and the certificate in {} do not fit", .folder.display())]
@@ -244,17 +297,7 @@ async fn load(folder: &Path) -> Result<Loaded, TlsError> {
     let chain = read(&chain_file).await?;
     let key = Zeroizing::new(read(&key_file).await?);
 
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&chain)
-        .collect::<Result<_, _>>()
-        .and_then(|chain: Vec<_>| match chain.is_empty() {
-            true => Err(pem::Error::NoItemsFound),
-            false => Ok(chain),
-        })
-        .map_err(|source| TlsError::Pem {
-            path: chain_file.clone(),
-            expected: "a chain of certificates",
-            source,
-        })?;
+    let chain = certificates(&chain, &chain_file)?;
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|source| TlsError::Pem {
         path: key_file,
         expected: "a private key",
@@ -276,6 +319,21 @@ async fn load(folder: &Path) -> Result<Loaded, TlsError> {
             source,
         })?;
     Ok(Loaded { pair, expiry })
+}
+
+/// The certificates of a PEM file, of which there is one at least.
+fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .and_then(|chain: Vec<_>| match chain.is_empty() {
+            true => Err(pem::Error::NoItemsFound),
+            false => Ok(chain),
+        })
+        .map_err(|source| TlsError::Pem {
+            path: path.to_owned(),
+            expected: "a chain of certificates",
+            source,
+        })
 }
 
 #[cfg(test)]

@@ -36,13 +36,15 @@ fn manifests(kustomization: &str) -> Result<Vec<(String, String)>> {
 
 /// Everything but the webhooks, which would answer before there is a server.
 pub(super) async fn apply_all(admin: &Client, argocd_namespaces: &[&str]) -> Result<()> {
-    for (file, yaml) in manifests("base")? {
-        if file.contains("webhook") {
-            continue;
+    for part in ["base", "components/issuer"] {
+        for (file, yaml) in manifests(part)? {
+            if file.contains("webhook") {
+                continue;
+            }
+            control_plane::apply(admin, NAMESPACE, &yaml)
+                .await
+                .with_context(|| format!("apply manifests/{part}/{file}"))?;
         }
-        control_plane::apply(admin, NAMESPACE, &yaml)
-            .await
-            .with_context(|| format!("apply manifests/base/{file}"))?;
     }
     for namespace in argocd_namespaces {
         for (file, yaml) in manifests("components/argocd-namespace")? {

@@ -92,6 +92,16 @@ fn the_credential_proxy_runs_as_the_installation_says() {
 }
 
 #[test]
+fn without_an_issuer_nothing_is_signed() {
+    assert_eq!(parse(&["--issuer-url="]).unwrap().issuer_url, None);
+    let cli = Args::try_parse_from(["argocd-identity", "serve", "--trust-domain=example.org"]);
+    let Command::Serve(args) = cli.unwrap().command else {
+        panic!("not serve");
+    };
+    assert_eq!(Config::try_from(*args).unwrap().issuer_url, None);
+}
+
+#[test]
 fn every_flag_has_its_environment_variable() {
     let command = Args::command();
     let serve = command.find_subcommand("serve").unwrap();
@@ -115,7 +125,7 @@ fn defaults_are_those_of_the_manifests() {
     assert_eq!(config.allowed_hosts, AllowList::default());
     assert!(!config.spiffe_csi_driver);
     assert_eq!(
-        config.issuer_url.join("/keys"),
+        config.issuer_url.unwrap().join("/keys"),
         "https://identity.example.org/keys"
     );
 }

@@ -25,7 +25,7 @@ use crate::{
         keys::{PUBLISHED, PublicJwk, SECRET, SECRET_KEY},
     },
     kube::client::client,
-    source::wipe,
+    wipe::wipe,
 };
 
 /// Settings as they are typed.

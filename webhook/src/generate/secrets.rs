@@ -19,7 +19,7 @@ use serde_json::Value;
 use shared::errors::{Code, Named};
 use zeroize::Zeroize;
 
-use crate::source::wipe;
+use crate::wipe::wipe;
 
 /// Hands every Secret of Argo CD in these namespaces to `take`.
 ///

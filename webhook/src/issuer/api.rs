@@ -1,115 +1,207 @@
-//! The identity API's envelope: an HTTP request flows in, an
-//! [`IdentityResponse`] or an [`ApiError`] flows out.
+//! The identity API's envelope: an HTTP request flows in, identities or an
+//! [`ApiError`] flow out.
 //!
-//! Order matters: nothing is read on behalf of a caller whose own token has
-//! not been accepted. Tokens appear in no log line and no error.
+//! ```text
+//! request ─▶ a place of its address ─▶ body ─▶ who calls ─▶ a turn of its node ─▶ issue
+//! ```
+//!
+//! Whoever may connect may fill what is before the turns, and only its own
+//! share of it: a turn is for an agent that is known. Order matters, too:
+//! nothing is read on behalf of a caller whose own token has not been accepted.
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::rand;
 use axum::{
     Json, Router,
-    body::{self, Body},
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing,
 };
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use control_plane_core::settings::IssuerUrl;
-use jiff::Timestamp;
 use secrecy::SecretString;
+use serde::de::DeserializeOwned;
 use shared::{
-    binding::CredentialKind,
     errors::{Code, Named},
-    identity_api::{ApiError, IdentityRequest, IdentityResponse, PATH},
+    identity_api::{Answer, ApiError, BATCH_PATH, IdentitiesResponse, PATH},
 };
-use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{
-    authorize::{self, Grant, Policy},
-    keys::Keyring,
-    metrics::Metrics,
-    reviewer::Reviewer,
-    svid,
-    token_request::Minter,
+use super::{authorize::Agent, callers::Callers, issue::IdentityApi};
+use crate::{
+    body::{self, BodyError},
+    limits::{Peer, Place, Shares},
+    server::peer,
 };
 
-/// Two tokens and two names fit many times.
+/// Two tokens and a hundred names fit.
 const BODY_LIMIT: usize = 64 * 1024;
-/// Requests that are worked on at once; each makes four calls to the API
-/// server, and for a service account's token four more.
-const CONCURRENCY: usize = 32;
+/// For a body, from the request's head on. An agent's comes in one piece.
+const BODY_TIME: Duration = Duration::from_secs(2);
+/// Requests that are under way, and those of one address: where pods' addresses
+/// are hidden, the agents of several nodes have one.
+const REQUESTS: (usize, usize) = (1024, 128);
+/// Bytes of bodies that are held, and those of one address.
+const BYTES: (usize, usize) = (16 << 20, 4 << 20);
+/// Requests of agents that are worked on at once, and those of one node. Each
+/// makes four calls to the API server, and for a service account's token four
+/// more. An agent has no more than eight under way.
+const TURNS: (usize, usize) = (32, 8);
 /// From the head of the request to the answer, waiting for a turn included.
 const DEADLINE: Duration = Duration::from_secs(15);
-
-/// What the identity API needs.
-pub struct IdentityApi {
-    /// Whom it serves.
-    pub policy: Policy,
-    /// The way to the API server.
-    pub reviewer: Reviewer,
-    /// Has service account tokens made.
-    pub minter: Minter,
-    /// The signing key.
-    pub keyring: Keyring,
-    /// The `iss` of the tokens.
-    pub issuer: IssuerUrl,
-    /// Life of a token.
-    pub lifetime: Duration,
-    /// Counts every answer.
-    pub metrics: Metrics,
-}
+/// When to ask again, in seconds.
+const RETRY_AFTER: &str = "2";
 
 /// Serves the identity API.
 pub fn router(api: IdentityApi) -> Router {
-    let shell = Shell {
+    let shares = |(all, each)| Shares::new(all, each);
+    let shell = Arc::new(Shell {
+        callers: Callers::new(api.policy.clone(), api.reviewer.clone()),
+        requests: shares(REQUESTS),
+        bytes: shares(BYTES),
+        turns: Shares::new(TURNS.0, TURNS.1),
         api,
-        turns: Semaphore::new(CONCURRENCY),
-    };
+    });
+    let one = async |State(shell): State<Arc<Shell>>, request| shell.one(request).await;
+    let several = async |State(shell): State<Arc<Shell>>, request| shell.several(request).await;
     Router::new()
-        .route(PATH, routing::post(serve))
-        .with_state(Arc::new(shell))
+        .route(PATH, routing::post(one))
+        .route(BATCH_PATH, routing::post(several))
+        .with_state(shell)
 }
 
 struct Shell {
     api: IdentityApi,
-    turns: Semaphore,
+    callers: Callers,
+    requests: Shares<Peer>,
+    bytes: Shares<Peer>,
+    /// By the node's uid.
+    turns: Shares<String>,
 }
 
-async fn serve(State(shell): State<Arc<Shell>>, request: Request) -> Response {
-    let work = async {
-        let _turn = shell.turns.acquire().await;
-        shell.api.answer(request).await
-    };
-    let answer = tokio::time::timeout(DEADLINE, work)
-        .await
-        .unwrap_or_else(|_elapsed| {
-            let seconds = DEADLINE.as_secs();
-            Err(Named::new(
-                Code::IssuerUnavailable,
-                format!("no answer within {seconds} s"),
-            ))
-        });
-    match answer {
-        Ok(identity) => {
-            shell.api.metrics.answered(None);
-            ([(header::CACHE_CONTROL, "no-store")], Json(identity)).into_response()
+/// A request of a known agent, and what it holds while it is worked on.
+struct Accepted<T> {
+    asked: T,
+    agent: Agent,
+    _request: Place<Peer>,
+    _bytes: Place<Peer>,
+    _turn: Place<String>,
+}
+
+impl Shell {
+    async fn one(&self, request: Request) -> Response {
+        let work = async {
+            let accepted = self.accept(request).await?;
+            self.api.one(&accepted.agent, &accepted.asked).await
+        };
+        match in_time(work, Instant::now() + DEADLINE).await {
+            Ok(identity) => {
+                self.api.metrics.answered(None);
+                kept_by_nobody(Json(identity))
+            }
+            Err(error) => self.refuse(&error),
         }
-        Err(error) => {
-            shell.api.metrics.answered(Some(error.code));
-            tracing::warn!(code = %error.code, detail = error.detail, "refused an identity");
-            refusal(&error)
+    }
+
+    async fn several(&self, request: Request) -> Response {
+        let deadline = Instant::now() + DEADLINE;
+        let work = async {
+            let accepted = self.accept(request).await?;
+            let (agent, asked) = (&accepted.agent, &accepted.asked);
+            self.api.several(agent, asked, deadline).await
+        };
+        let answers = match in_time(work, deadline).await {
+            Ok(answers) => answers,
+            Err(error) => return self.refuse(&error),
+        };
+        let answers = answers.into_iter().map(|(name, answer)| {
+            let answer = match answer {
+                Ok(identity) => {
+                    self.api.metrics.answered(None);
+                    Answer::Issued(identity)
+                }
+                Err(error) => Answer::Refused(self.refusal(&error)),
+            };
+            (name, answer)
+        });
+        kept_by_nobody(Json(IdentitiesResponse {
+            answers: answers.collect(),
+        }))
+    }
+
+    async fn accept<T: DeserializeOwned>(&self, request: Request) -> Result<Accepted<T>, Named> {
+        let peer = peer(&request);
+        let (head, body) = request.into_parts();
+        let busy = || Named::new(Code::IssuerUnavailable, "too many requests are under way");
+        let place = self.requests.try_take(&peer, 1).ok_or_else(busy)?;
+        let mut bytes = self.bytes.try_take(&peer, 0).ok_or_else(busy)?;
+        let token = bearer(&head.headers)?;
+        let refuse = |reason: String| Named::new(Code::BadRequest, reason);
+        if !body::is_json(&head.headers) {
+            return Err(refuse(
+                "the content type is not application/json".to_owned(),
+            ));
+        }
+        let read = timeout(BODY_TIME, body::read(body, BODY_LIMIT, &mut bytes));
+        let body = match read.await {
+            Ok(Ok(body)) => body,
+            Ok(Err(BodyError::Busy)) => return Err(busy()),
+            Ok(Err(error)) => return Err(refuse(error.to_string())),
+            Err(_elapsed) => {
+                let seconds = BODY_TIME.as_secs();
+                return Err(refuse(format!("the body did not come within {seconds} s")));
+            }
+        };
+        // serde's words may repeat a value, and a value may be a token.
+        let asked = serde_json::from_slice(&body).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            refuse(format!("the body is wrong at line {line}, column {column}"))
+        })?;
+        drop(body);
+        let agent = self.callers.agent(peer, &token).await?;
+        let turn = self.turns.take(&agent.node_uid().to_owned()).await;
+        Ok(Accepted {
+            asked,
+            agent,
+            _request: place,
+            _bytes: bytes,
+            _turn: turn,
+        })
+    }
+
+    fn refuse(&self, error: &Named) -> Response {
+        let status = status(error.code);
+        let refused = (status, Json(self.refusal(error)));
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => {
+                ([(header::RETRY_AFTER, RETRY_AFTER)], refused).into_response()
+            }
+            _ => refused.into_response(),
+        }
+    }
+
+    /// Counts a refusal, and says it to the log and to the agent.
+    fn refusal(&self, error: &Named) -> ApiError {
+        self.api.metrics.answered(Some(error.code));
+        tracing::warn!(code = %error.code, detail = error.detail, "refused an identity");
+        ApiError {
+            code: error.code.as_str().to_owned(),
+            message: error.to_string(),
         }
     }
 }
 
-fn refusal(error: &Named) -> Response {
-    let body = ApiError {
-        code: error.code.as_str().to_owned(),
-        message: error.to_string(),
-    };
-    (status(error.code), Json(body)).into_response()
+async fn in_time<T>(
+    work: impl Future<Output = Result<T, Named>>,
+    deadline: Instant,
+) -> Result<T, Named> {
+    timeout_at(deadline, work).await.unwrap_or_else(|_elapsed| {
+        let detail = format!("no answer within {} s", DEADLINE.as_secs());
+        Err(Named::new(Code::IssuerUnavailable, detail))
+    })
+}
+
+fn kept_by_nobody(answer: impl IntoResponse) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], answer).into_response()
 }
 
 /// The HTTP status of a code. Whatever the Secret itself is to blame for is a
@@ -130,92 +222,6 @@ fn status(code: Code) -> StatusCode {
     }
 }
 
-impl IdentityApi {
-    async fn answer(&self, request: Request) -> Result<IdentityResponse, Named> {
-        let (head, body) = request.into_parts();
-        let agent_token = bearer(&head.headers)?;
-        let asked = read(&head.headers, body).await?;
-        let agent = authorize::agent(&self.reviewer.review(&agent_token).await?, &self.policy)?;
-        let (namespace, name) = self.binding_name(&asked)?;
-        let reviewed = self.reviewer.review(&asked.pod_token).await?;
-        let consumer = authorize::consumer(&reviewed, &agent, namespace)?;
-        let (pod, binding) = tokio::join!(
-            self.reviewer.pod(namespace, &consumer),
-            self.reviewer.binding(namespace, name),
-        );
-        let binding = binding?;
-        let now = Timestamp::now();
-        let grant = authorize::grant(&consumer, &pod?, name, &binding.spec, now)?;
-        if let Some(lacks) = binding.lacks {
-            return Err(lacks);
-        }
-        let identity = grant.identity();
-        let (token, expires_at) = match identity.credential {
-            CredentialKind::SpiffeJWT => self.sign(&grant, now)?,
-            CredentialKind::ServiceAccountToken => {
-                let minted = self.minter.mint(&grant, &binding.secret, self.lifetime);
-                let minted = minted.await?;
-                (minted.token, minted.expires_at)
-            }
-            kind @ CredentialKind::SpiffeCertificate => {
-                let detail = format!("CredentialBinding {namespace}/{name}: {kind:?}");
-                return Err(Named::new(Code::IdentityNotAvailable, detail));
-            }
-        };
-        let subject = identity.subject.clone();
-        tracing::info!(
-            namespace,
-            binding = name,
-            subject,
-            audience = identity.audience,
-            node = agent.node_name(),
-            pod = consumer.pod_name(),
-            pod_uid = consumer.pod_uid(),
-            %expires_at,
-            "issued an identity"
-        );
-        Ok(IdentityResponse {
-            token,
-            subject,
-            audience: identity.audience.clone(),
-            expires_at,
-        })
-    }
-
-    fn sign(&self, grant: &Grant, now: Timestamp) -> Result<(SecretString, Timestamp), Named> {
-        let key = self.keyring.current();
-        let svid = svid::issue(&key, &self.issuer, grant, self.lifetime, now, &token_id()?);
-        let svid = svid.map_err(|error| {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "a token could not be signed");
-            Named::new(Code::IssuerUnavailable, "signing")
-        })?;
-        Ok((svid.token, svid.expires_at))
-    }
-
-    /// The binding that is asked for, if its Secret may be read at all.
-    fn binding_name<'a>(&self, asked: &'a IdentityRequest) -> Result<(&'a str, &'a str), Named> {
-        let (namespace, name) = (asked.namespace.as_str(), asked.binding.as_str());
-        // The name becomes a part of a URL.
-        if !is_object_name(name) {
-            return Err(Named::new(Code::BadRequest, "`binding` is no object name"));
-        }
-        if !self
-            .policy
-            .argocd_namespaces
-            .iter()
-            .any(|known| known == namespace)
-        {
-            let shown: String = namespace.chars().take(63).collect();
-            return Err(Named::new(
-                Code::BindingNotFound,
-                format!("namespace `{}` is not served", shown.escape_debug()),
-            ));
-        }
-        Ok((namespace, name))
-    }
-}
-
 fn bearer(headers: &HeaderMap) -> Result<SecretString, Named> {
     headers
         .get(header::AUTHORIZATION)
@@ -224,50 +230,6 @@ fn bearer(headers: &HeaderMap) -> Result<SecretString, Named> {
         .filter(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())
         .map(|(_, token)| SecretString::from(token))
         .ok_or_else(|| Named::new(Code::AgentTokenRejected, "there is no bearer token"))
-}
-
-async fn read(headers: &HeaderMap, body: Body) -> Result<IdentityRequest, Named> {
-    let refuse = |reason: String| Named::new(Code::BadRequest, reason);
-    let is_json = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
-    if !is_json {
-        return Err(refuse(
-            "the content type is not application/json".to_owned(),
-        ));
-    }
-    let bytes = body::to_bytes(body, BODY_LIMIT)
-        .await
-        .map_err(|_incomplete| {
-            refuse(format!(
-                "the body is longer than {BODY_LIMIT} bytes or incomplete"
-            ))
-        })?;
-    // serde's words may repeat a value, and a value may be a token.
-    serde_json::from_slice(&bytes).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        refuse(format!("the body is wrong at line {line}, column {column}"))
-    })
-}
-
-/// A DNS-1123 subdomain, as every Secret's name is.
-fn is_object_name(name: &str) -> bool {
-    let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
-    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    name.len() <= 253
-        && name.bytes().all(allowed)
-        && ends(name.chars().next())
-        && ends(name.chars().next_back())
-        && !name.contains("..")
-}
-
-fn token_id() -> Result<String, Named> {
-    let mut bytes = [0; 16];
-    rand::fill(&mut bytes)
-        .map_err(|_unspecified| Named::new(Code::IssuerUnavailable, "drawing a token id"))?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 #[cfg(test)]

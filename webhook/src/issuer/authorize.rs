@@ -134,6 +134,11 @@ impl Agent {
     pub fn node_name(&self) -> &str {
         &self.node_name
     }
+
+    /// The uid of its node.
+    pub fn node_uid(&self) -> &str {
+        &self.node_uid
+    }
 }
 
 /// A pod on the agent's node, and who runs in it.

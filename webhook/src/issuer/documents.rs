@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::State,
-    http::header,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing,
 };
@@ -96,11 +96,28 @@ pub fn router(issuer: IssuerUrl, keyring: Keyring) -> Router {
 
 async fn serve_discovery(State(documents): State<Arc<Documents>>) -> Response {
     let keys = documents.keyring.public();
-    cached(discovery(&documents.issuer).with_keys(&keys))
+    match keys.is_empty() {
+        true => not_yet(),
+        false => cached(discovery(&documents.issuer).with_keys(&keys)),
+    }
 }
 
 async fn serve_keys(State(documents): State<Arc<Documents>>) -> Response {
-    cached(key_set(documents.keyring.public()))
+    let keys = documents.keyring.public();
+    match keys.is_empty() {
+        true => not_yet(),
+        false => cached(key_set(keys)),
+    }
+}
+
+/// Nobody may keep a document that has no key.
+fn not_yet() -> Response {
+    let headers = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::RETRY_AFTER, "2"),
+    ];
+    let words = "there is no signing key yet";
+    (StatusCode::SERVICE_UNAVAILABLE, headers, words).into_response()
 }
 
 fn cached(document: impl Serialize) -> Response {

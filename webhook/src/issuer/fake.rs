@@ -8,8 +8,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use axum::http::{Method, Request, Response};
-use futures::{FutureExt, future::BoxFuture};
+use axum::{
+    body::{Body as Answer, Bytes},
+    http::{Method, Request, Response},
+};
+use futures::{FutureExt, StreamExt, channel::mpsc, future::BoxFuture, stream};
 use k8s_openapi::{
     ByteString,
     api::{
@@ -33,6 +36,10 @@ struct State {
     asked: Option<Value>,
     tokens: HashMap<(String, Option<String>), TokenReviewStatus>,
     calls: Vec<String>,
+    hanging: Vec<String>,
+    /// Who watches Secrets of which namespace, and whether anybody may.
+    watches: Vec<(String, mpsc::UnboundedSender<Value>)>,
+    are_watches_broken: bool,
     down: bool,
 }
 
@@ -58,11 +65,32 @@ impl Cluster {
     pub(crate) fn put_secret(&self, secret: Secret) {
         let namespace = secret.metadata.namespace.clone().unwrap();
         let name = secret.metadata.name.clone().unwrap();
-        self.0
-            .lock()
-            .unwrap()
+        let mut state = self.0.lock().unwrap();
+        state.tell("MODIFIED", &namespace, &name);
+        state.secrets.insert((namespace, name), secret);
+    }
+
+    pub(crate) fn delete_secret(&self, namespace: &str, name: &str) {
+        let mut state = self.0.lock().unwrap();
+        state.tell("DELETED", namespace, name);
+        state
             .secrets
-            .insert((namespace, name), secret);
+            .remove(&(namespace.to_owned(), name.to_owned()));
+    }
+
+    /// Watches are answered, and nothing comes.
+    pub(crate) fn break_watches(&self) {
+        self.0.lock().unwrap().are_watches_broken = true;
+    }
+
+    /// A watch of the Secrets' metadata.
+    fn watch(&self, namespace: &str) -> Answer {
+        let (sender, events) = mpsc::unbounded();
+        let mut state = self.0.lock().unwrap();
+        state.watches.push((namespace.to_owned(), sender));
+        let lines = events.map(|event| Ok::<_, Infallible>(format!("{event}\n")));
+        // The head comes at once, even if nothing follows.
+        Answer::from_stream(stream::iter([Ok(String::new())]).chain(lines))
     }
 
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Secret> {
@@ -110,6 +138,19 @@ impl Cluster {
     ) {
         let key = (token.to_owned(), audience.map(str::to_owned));
         self.0.lock().unwrap().tokens.insert(key, status);
+    }
+
+    /// A call that has this text in its path or body is never answered.
+    pub(crate) fn hang(&self, text: &str) {
+        self.0.lock().unwrap().hanging.push(text.to_owned());
+    }
+
+    fn hangs(&self, path: &str, body: &[u8]) -> bool {
+        let body = String::from_utf8_lossy(body);
+        let hanging = &self.0.lock().unwrap().hanging;
+        hanging
+            .iter()
+            .any(|text| path.contains(text) || body.contains(text))
     }
 
     /// Every call fails from now on.
@@ -169,6 +210,14 @@ impl Cluster {
                 });
                 Ok(request)
             }
+            (&Method::GET, ["api", "v1", "namespaces", namespace, "secrets"]) => {
+                let items = state.secrets.keys().filter(|(of, _)| of == namespace);
+                let items: Vec<_> = items.map(|(of, name)| metadata(of, name)).collect();
+                Ok(json!({
+                    "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+                    "metadata": {"resourceVersion": "1"}, "items": items,
+                }))
+            }
             (&Method::POST, ["api", "v1", "namespaces", namespace, "secrets"]) => {
                 let secret: Secret = serde_json::from_slice(body).unwrap();
                 let key = key(namespace, secret.metadata.name.as_deref().unwrap());
@@ -191,10 +240,27 @@ pub(crate) fn refusal(code: u16, words: &str, details: Value) -> Value {
     })
 }
 
+impl State {
+    fn tell(&mut self, kind: &str, namespace: &str, name: &str) {
+        let event = json!({"type": kind, "object": metadata(namespace, name)});
+        if !self.are_watches_broken {
+            let watches = self.watches.iter().filter(|(of, _)| of == namespace);
+            watches.for_each(|(_, watch)| drop(watch.unbounded_send(event.clone())));
+        }
+    }
+}
+
+fn metadata(namespace: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+        "metadata": {"namespace": namespace, "name": name, "resourceVersion": "2"},
+    })
+}
+
 impl tower::Service<Request<Body>> for Cluster {
-    type Response = Response<Body>;
+    type Response = Response<Answer>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+    type Future = BoxFuture<'static, Result<Response<Answer>, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -205,11 +271,21 @@ impl tower::Service<Request<Body>> for Cluster {
         async move {
             let (head, body) = request.into_parts();
             let body = body.collect_bytes().await.unwrap();
+            if cluster.hangs(head.uri.path(), &body) {
+                std::future::pending::<()>().await;
+            }
+            let query = head.uri.query().unwrap_or_default();
+            let parts: Vec<_> = head.uri.path().split('/').collect();
+            if let ["", "api", "v1", "namespaces", namespace, "secrets"] = parts[..]
+                && query.contains("watch=")
+            {
+                return Ok(Response::new(cluster.watch(namespace)));
+            }
             let (status, answer) = match cluster.answer(&head.method, head.uri.path(), &body) {
                 Ok(answer) => (200, answer),
                 Err(refusal) => refusal,
             };
-            let body = Body::from(serde_json::to_vec(&answer).unwrap());
+            let body = Answer::from(Bytes::from(serde_json::to_vec(&answer).unwrap()));
             Ok(Response::builder().status(status).body(body).unwrap())
         }
         .boxed()

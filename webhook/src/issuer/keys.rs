@@ -32,8 +32,8 @@ use zeroize::Zeroizing;
 
 pub use algorithm::{Algorithm, InForce};
 pub use jwk::PublicJwk;
-pub use rotation::{Rotation, SETTLE, SPREAD, StoredKeys};
-pub use secret::{KeySource, PUBLISHED, SECRET, SECRET_KEY};
+pub use rotation::{READING, RESYNC, Rotation, SETTLE, SPREAD, StoredKeys};
+pub use secret::{PUBLISHED, SECRET, SECRET_KEY};
 
 /// 2048 bits: what NIST SP 800-57 allows beyond 2030 is 3072, but the tokens
 /// live for an hour and each registry verifies one per refresh.
@@ -229,37 +229,62 @@ fn pem(der: &[u8]) -> Zeroizing<String> {
     pem
 }
 
-/// The keys that are in force. Clones share them.
+/// The keys that are in force, once there are any. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Keyring(Arc<Mutex<Rotation>>);
+pub struct Keyring {
+    lifetime: Duration,
+    rotation: Arc<Mutex<Option<Rotation>>>,
+}
 
 impl Keyring {
-    /// A ring with these keys, for tokens that live for `lifetime`.
-    pub fn new(keys: impl Into<StoredKeys>, lifetime: Duration) -> Self {
-        let rotation = Rotation::new(keys.into(), lifetime, Instant::now());
-        Self(Arc::new(Mutex::new(rotation)))
+    /// A ring that has no key yet, for tokens that live for `lifetime`.
+    pub fn empty(lifetime: Duration) -> Self {
+        Self {
+            lifetime,
+            rotation: Arc::default(),
+        }
     }
 
-    /// The key to sign with.
-    pub fn current(&self) -> Arc<SigningKey> {
-        self.lock().signing(Instant::now())
+    /// A ring with these keys.
+    #[cfg(test)]
+    pub(crate) fn new(keys: impl Into<StoredKeys>, lifetime: Duration) -> Self {
+        let ring = Self::empty(lifetime);
+        ring.replace(keys);
+        ring
+    }
+
+    /// The key to sign with, if there is one yet.
+    pub fn current(&self) -> Option<Arc<SigningKey>> {
+        let mut rotation = self.lock();
+        Some(rotation.as_mut()?.signing(Instant::now()))
     }
 
     /// Public halves of all keys that may have signed a valid token or are
     /// about to sign one.
     pub fn public(&self) -> Vec<PublicJwk> {
-        self.lock().published(Instant::now())
+        let mut rotation = self.lock();
+        let rotation = rotation.as_mut();
+        rotation.map_or_else(Vec::new, |rotation| rotation.published(Instant::now()))
     }
 
     /// Takes over what the Secret has. Returns whether another key is to sign:
-    /// it is published at once, and signs after [`SETTLE`].
+    /// the first signs at once, each other is published at once and signs after
+    /// [`SETTLE`].
     pub fn replace(&self, keys: impl Into<StoredKeys>) -> bool {
-        self.lock().read(keys.into(), Instant::now())
+        let (keys, now) = (keys.into(), Instant::now());
+        let mut rotation = self.lock();
+        match rotation.as_mut() {
+            Some(rotation) => rotation.read(keys, now),
+            None => {
+                *rotation = Some(Rotation::new(keys, self.lifetime, now));
+                true
+            }
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Rotation> {
+    fn lock(&self) -> MutexGuard<'_, Option<Rotation>> {
         // What a panic left behind is still a set of keys.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rotation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,13 +1,18 @@
 //! Issuer: a node agent's request flows in, an identity token flows out.
 //!
 //! ```text
-//! POST /v1/identity ─▶ api ─▶ reviewer (TokenReview, Pod, Secret, ServiceAccount)
-//!                       │        │ facts
-//!                       │        ▼
-//!                       │     authorize (pure) ─▶ Grant | Named
-//!                       ▼
+//! POST /v1/identity, /v1/identities ─▶ api ─▶ callers (who is an agent)
+//!                                       │
+//!                                       ▼
+//!                                     issue ─▶ reviewer (TokenReview, Pod, Secret, ServiceAccount)
+//!                                       │        │ facts
+//!                                       │        ▼
+//!                                       │     authorize (pure) ─▶ Grant | Named
+//!                                       ▼
 //!          svid (signed with keys), or
 //!          token_request (made by the API server) ─▶ IdentityResponse
+//!
+//! Secret ─▶ key_source ─▶ keys ─▶ issue, documents
 //!
 //! GET /.well-known/openid-configuration, /keys ─▶ documents (public halves of keys)
 //! ```
@@ -19,7 +24,10 @@
 
 pub mod api;
 pub mod authorize;
+mod callers;
 pub mod documents;
+pub mod issue;
+pub mod key_source;
 pub mod keys;
 pub mod metrics;
 pub mod reviewer;

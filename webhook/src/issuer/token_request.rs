@@ -198,6 +198,7 @@ struct Claims {
     sub: String,
     aud: Audiences,
     exp: i64,
+    jti: Option<String>,
 }
 
 /// One or several (RFC 7519 section 4.1.3).
@@ -219,6 +220,25 @@ impl From<OneOrMany> for Audiences {
             OneOrMany::Many(audiences) => Self(audiences),
         }
     }
+}
+
+/// When a JWT says that it ends. No signature is checked.
+pub(super) fn expiry(token: &SecretString) -> Option<Timestamp> {
+    Timestamp::from_second(claims(token)?.exp).ok()
+}
+
+/// What tells a token from every other: its `jti`, and the `kid` of the key
+/// that signed it. No signature is checked.
+pub(super) fn ids(token: &SecretString) -> (Option<String>, Option<String>) {
+    #[derive(Deserialize)]
+    struct Header {
+        kid: Option<String>,
+    }
+    let header = token.expose_secret().split('.').next();
+    let header = header.and_then(|header| URL_SAFE_NO_PAD.decode(header).ok());
+    let header: Option<Header> = header.and_then(|json| serde_json::from_slice(&json).ok());
+    let jti = claims(token).and_then(|claims| claims.jti);
+    (jti, header.and_then(|header| header.kid))
 }
 
 /// The claims of a JWT in compact form. No signature is checked.

@@ -2,7 +2,7 @@
 
 use std::{fs, net::Ipv4Addr, sync::Once};
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use futures::{StreamExt, channel::mpsc, stream};
 use reqwest::{Certificate, Client, Version};
 use serde_json::{Value, json};
@@ -13,8 +13,10 @@ use tower::Service;
 use super::*;
 use crate::{
     readiness::{HandshakeError, handshake, probe},
-    tls::Reloader,
+    tls::{Certificates, Reloader},
 };
+
+mod budgets;
 
 const QUICK: Drain = Drain {
     linger: Duration::ZERO,
@@ -72,7 +74,8 @@ async fn start() -> Running {
     let serving = tokio::spawn(serve_tls(
         listener,
         routes,
-        certificates.clone(),
+        certificates.server_config(None).unwrap(),
+        Limits::ADMISSION,
         stopping,
         QUICK,
     ));
@@ -259,7 +262,8 @@ async fn a_certificate_that_is_not_valid_now_is_not_ready() {
         let serving = serve_tls(
             listener,
             Router::new(),
-            certificates.clone(),
+            certificates.server_config(None).unwrap(),
+            Limits::ADMISSION,
             stopping,
             QUICK,
         );
@@ -295,13 +299,14 @@ async fn ready_only_after_a_handshake_with_the_own_certificate() {
     let admission = bind(loopback()).unwrap();
     let address = admission.local_addr().unwrap();
     let readiness = Readiness::default();
-    let gate = readiness.gate("admission");
+    let gate = readiness.gate(ADMISSION);
     let probing = tokio::spawn(probe(address, certificates.clone(), gate));
     let (_stop, stopping) = watch::channel(false);
     let serving = tokio::spawn(serve_tls(
         admission,
         Router::new(),
-        certificates,
+        certificates.server_config(None).unwrap(),
+        Limits::ADMISSION,
         stopping,
         QUICK,
     ));
@@ -318,7 +323,15 @@ async fn ready_only_after_a_handshake_with_the_own_certificate() {
     write_pair(&folder, 2000);
     assert_eq!(wait_for(address, "/readyz", 200).await, "ok");
     readiness.drain();
-    assert_eq!(wait_for(address, "/readyz", 503).await, "draining");
+    assert_eq!(
+        wait_for(address, "/readyz/admission", 503).await,
+        "admission: draining"
+    );
+    assert_eq!(
+        wait_for(address, "/readyz", 503).await,
+        "admission: draining"
+    );
+    wait_for(address, "/readyz/other", 404).await;
     for task in [reloading, probing] {
         task.abort();
     }
@@ -338,7 +351,8 @@ async fn a_new_certificate_is_presented_to_new_connections() {
     let serving = tokio::spawn(serve_tls(
         listener,
         Router::new(),
-        certificates.clone(),
+        certificates.server_config(None).unwrap(),
+        Limits::ADMISSION,
         stopping,
         QUICK,
     ));

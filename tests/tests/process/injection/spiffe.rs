@@ -62,7 +62,6 @@ impl WithDriver {
             .args(["--namespace", NAMESPACE])
             .args(["--argocd-namespaces", "spiffe,spiffe-plain"])
             .args(["--trust-domain", "spiffe.test"])
-            .args(["--issuer-url", "https://spiffe.test"])
             .arg("--tls-dir")
             .arg(&tls)
             .args(["--admission-address", &listen(admission)])

@@ -93,7 +93,7 @@ async fn the_control_plane_reads_secrets_where_it_was_told(scene: &Scene) -> Res
     let own = [
         "create /secrets",
         "create coordination.k8s.io/leases",
-        "get /secrets argocd-identity-issuer",
+        "get,list,watch /secrets argocd-identity-issuer",
         "get,update coordination.k8s.io/leases argocd-identity-controller",
     ];
     let ours = control_plane(scene).await?;
@@ -110,16 +110,20 @@ async fn the_control_plane_reads_secrets_where_it_was_told(scene: &Scene) -> Res
     }
 
     let issuer = format!("{}/argocd-identity-issuer", secrets(NAMESPACE));
-    for path in [secrets(ARGOCD), pods(ARGOCD), issuer.clone()] {
+    let named = |name: &str| {
+        format!(
+            "{}?fieldSelector=metadata.name%3D{name}",
+            secrets(NAMESPACE)
+        )
+    };
+    let only = named("argocd-identity-issuer");
+    for path in [secrets(ARGOCD), pods(ARGOCD), issuer.clone(), only] {
         get(&ours, &path).await.with_context(|| path.clone())?;
     }
     for path in [
         "/api/v1/secrets".to_owned(),
         secrets(NAMESPACE),
-        format!(
-            "{}?fieldSelector=metadata.name%3Dargocd-identity-tls",
-            secrets(NAMESPACE)
-        ),
+        named("argocd-identity-tls"),
         format!("{}/argocd-identity-tls", secrets(NAMESPACE)),
         secrets("default"),
         format!("{}/argocd-identity-issuer", secrets("default")),

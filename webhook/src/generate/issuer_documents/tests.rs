@@ -11,6 +11,7 @@ use tower::Service;
 use super::*;
 use crate::{
     args::{Args, Command},
+    connections::Limits,
     generate::Generate,
     issuer::{
         fake::Cluster,
@@ -209,7 +210,8 @@ async fn a_running_control_plane_is_copied_over_verified_tls() {
     let serving = tokio::spawn(server::serve_tls(
         listener,
         router(&bench.pem),
-        certificates,
+        certificates.server_config(None).unwrap(),
+        Limits::DOCUMENTS,
         stopping,
         Drain::default(),
     ));

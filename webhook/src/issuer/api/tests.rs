@@ -1,4 +1,13 @@
-use axum::http::{Method, Request as HttpRequest};
+use axum::{
+    body::{self, Body},
+    extract::ConnectInfo,
+    http::{Method, Request as HttpRequest},
+};
+use std::net::SocketAddr;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use control_plane_core::settings::IssuerUrl;
+use jiff::Timestamp;
 use jsonwebtoken::{DecodingKey, Validation, decode};
 use k8s_openapi::api::authentication::v1::TokenReviewStatus;
 use serde_json::{Value, json};
@@ -9,14 +18,21 @@ use crate::{
     args::{Args, Command},
     config::Config,
     issuer::{
+        authorize::Policy,
         documents,
         fake::Cluster,
-        keys::{Algorithm, SigningKey},
+        issue::Signer,
+        keys::{Algorithm, Keyring, SigningKey},
+        metrics::Metrics,
+        reviewer::Reviewer,
+        token_request::Minter,
     },
     source::tests::{derivation, quay, secret},
 };
 
+mod batch;
 mod service_accounts;
+mod strangers;
 
 const ISSUER: &str = "https://identity.example.org/argocd";
 const AGENT: &str = "agent-token-do-not-log";
@@ -34,7 +50,7 @@ fn issuer() -> IssuerUrl {
     let Command::Serve(args) = cli.unwrap().command else {
         panic!("not serve");
     };
-    Config::try_from(*args).unwrap().issuer_url
+    Config::try_from(*args).unwrap().issuer_url.unwrap()
 }
 
 fn review(username: &str, pod: &str, node_uid: &str) -> TokenReviewStatus {
@@ -85,8 +101,10 @@ impl Bench {
             },
             minter: Minter::new(cluster.client(), reviewer.clone()),
             reviewer,
-            keyring: keyring.clone(),
-            issuer: issuer(),
+            signer: Some(Signer {
+                issuer: issuer(),
+                keyring: keyring.clone(),
+            }),
             lifetime: Duration::from_secs(600),
             metrics: Metrics::default(),
         });
@@ -194,6 +212,45 @@ async fn the_token_is_the_bindings_identity() {
             .iter()
             .any(|call| call.contains("credentialbindings"))
     );
+}
+
+#[tokio::test]
+async fn the_log_tells_which_tokens_were_issued_here() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().json();
+    let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let mut bench = Bench::new();
+    let (_, answer) = bench.ask("argocd", "quay", POD).await;
+
+    let token = answer["token"].as_str().unwrap();
+    let kid = jsonwebtoken::decode_header(token).unwrap().kid.unwrap();
+    let claims = URL_SAFE_NO_PAD
+        .decode(token.split('.').nth(1).unwrap())
+        .unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let line = log.lines().find(|line| line.contains("issued an identity"));
+    let line: Value = serde_json::from_str(line.unwrap()).unwrap();
+    assert_eq!(line["fields"]["jti"], claims["jti"], "{line}");
+    assert_eq!(line["fields"]["kid"], kid, "{line}");
+    assert!(!log.contains("do-not-log") && !log.contains(token), "{log}");
+}
+
+/// What a test has logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test]

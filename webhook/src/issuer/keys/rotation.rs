@@ -18,10 +18,17 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{PublicJwk, SigningKey};
-use crate::{issuer::documents::MAX_AGE, key_secret};
+use crate::issuer::documents::MAX_AGE;
 
-/// Within this time every replica has seen a change of the Secret.
-pub const SPREAD: Duration = key_secret::REREAD.saturating_add(key_secret::DEADLINE);
+/// From the beginning of one look at the Secret to that of the next at the
+/// latest. A watch makes it sooner, mostly at once; but a watch that stands
+/// still says nothing, so only this can be reckoned with.
+pub const RESYNC: Duration = Duration::from_secs(30);
+/// For one look at the Secret.
+pub const READING: Duration = Duration::from_secs(10);
+/// Within this time every replica has seen a change of the Secret: it may have
+/// come when one had just looked, and the next look may take all its time.
+pub const SPREAD: Duration = RESYNC.saturating_add(READING);
 /// For so long a key is published before it signs.
 pub const SETTLE: Duration = SPREAD.saturating_add(MAX_AGE);
 

@@ -1,10 +1,7 @@
 //! The issuer's keys as their Secret has them: the key that signs, and any
 //! number of others to publish beside it.
 
-use zeroize::Zeroizing;
-
-use super::{Algorithm, KeyError, PublicJwk, SigningKey, StoredKeys};
-use crate::key_secret::{self, Data, StoredKey};
+use super::{KeyError, PublicJwk, SigningKey, StoredKeys};
 
 /// Name of the Secret with the signing key, in the installation's namespace.
 pub const SECRET: &str = "argocd-identity-issuer";
@@ -13,41 +10,27 @@ pub const SECRET_KEY: &str = "tls.key";
 /// Entries that end like this are published, whether public or private keys.
 pub const PUBLISHED: &str = ".pem";
 
-/// The Secret that the signing key lives in.
-pub type KeySource = key_secret::KeySource<StoredKeys>;
-
-impl StoredKey for StoredKeys {
-    type Error = KeyError;
-    type Kind = Algorithm;
-
-    const SECRET: &'static str = SECRET;
-    const ENTRY: &'static str = SECRET_KEY;
-    const NAME: &'static str = "signing key";
-    const FORM: &'static str = "an RSA or P-256 key in PKCS#8 PEM";
-
-    fn read(data: &Data) -> Result<Option<Self>, KeyError> {
-        let Some(signing) = data.get(SECRET_KEY) else {
-            return Ok(None);
-        };
-        let published = data.iter().filter(|(name, _)| name.ends_with(PUBLISHED));
-        let listed = published.map(|(name, value)| {
-            PublicJwk::from_pem(&value.0).map_err(|error| KeyError::Published {
-                entry: name.clone(),
-                error: Box::new(error),
-            })
-        });
-        Ok(Some(Self {
-            signing: SigningKey::from_pem(&signing.0)?,
-            listed: listed.collect::<Result<_, _>>()?,
-        }))
-    }
-
-    fn make(algorithm: Algorithm) -> Result<(Self, Zeroizing<Vec<u8>>), KeyError> {
-        let (key, pem) = SigningKey::generate(algorithm)?;
-        Ok((key.into(), Zeroizing::new(pem.as_bytes().to_vec())))
-    }
-
-    fn id(&self) -> String {
-        self.signing.public().kid.clone()
+impl StoredKeys {
+    /// Reads the Secret's entries; `None` where [`SECRET_KEY`] is missing.
+    ///
+    /// # Errors
+    /// When what is there cannot be used.
+    pub fn from_entries<'a>(
+        entries: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Result<Option<Self>, KeyError> {
+        let mut signing = None;
+        let mut listed = Vec::new();
+        for (name, value) in entries {
+            if name == SECRET_KEY {
+                signing = Some(SigningKey::from_pem(value)?);
+            } else if name.ends_with(PUBLISHED) {
+                let public = PublicJwk::from_pem(value);
+                listed.push(public.map_err(|error| KeyError::Published {
+                    entry: name.to_owned(),
+                    error: Box::new(error),
+                })?);
+            }
+        }
+        Ok(signing.map(|signing| Self { signing, listed }))
     }
 }

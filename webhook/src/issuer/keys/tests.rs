@@ -2,7 +2,7 @@ use jsonwebtoken::{DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{issuer::documents::key_set, key_secret::REREAD};
+use crate::issuer::documents::key_set;
 
 const LIFETIME: Duration = Duration::from_secs(600);
 
@@ -130,11 +130,15 @@ async fn the_ring_takes_over_another_key_only() {
     assert!(!ring.replace(SigningKey::from_pem(pem.as_bytes()).unwrap()));
     assert_eq!(ring.public().len(), 1);
     assert!(ring.replace(key().0));
-    assert_eq!(ring.current().public().kid, kid, "it is not known yet");
+    assert_eq!(
+        ring.current().unwrap().public().kid,
+        kid,
+        "it is not known yet"
+    );
     assert_eq!(ring.public().len(), 2);
     tokio::time::advance(SETTLE).await;
-    assert_ne!(ring.current().public().kid, kid);
-    assert_eq!(ring.public()[0], *ring.current().public());
+    assert_ne!(ring.current().unwrap().public().kid, kid);
+    assert_eq!(ring.public()[0], *ring.current().unwrap().public());
 }
 
 #[test]
@@ -149,136 +153,4 @@ fn quay_is_warned_about_elliptic_keys_only() {
     assert_eq!(warning.code, shared::errors::Code::UnsupportedAlgorithm);
     spec.identity.credential = shared::binding::CredentialKind::ServiceAccountToken;
     assert_eq!(Algorithm::Es256.objection(object, &spec), None);
-}
-
-mod source {
-    use super::*;
-    use crate::{issuer::fake::Cluster, key_secret::StoredKey};
-
-    fn source(cluster: &Cluster) -> KeySource {
-        KeySource::new(cluster.client(), "argocd-identity")
-    }
-
-    #[tokio::test]
-    async fn the_first_start_makes_a_key_and_later_ones_read_it() {
-        let cluster = Cluster::default();
-        let first = source(&cluster).load_or_create().await.unwrap();
-        let second = source(&cluster).load_or_create().await.unwrap();
-        assert_eq!(first.signing.public(), second.signing.public());
-        let stored = cluster.secret("argocd-identity", SECRET).unwrap();
-        assert!(stored.data.unwrap().contains_key(SECRET_KEY));
-    }
-
-    #[tokio::test]
-    async fn a_race_is_won_by_whoever_was_first() {
-        let cluster = Cluster::default();
-        let all = futures::future::join_all((0..3).map(|_| {
-            let source = source(&cluster);
-            async move { source.load_or_create().await.unwrap().id() }
-        }));
-        let kids = all.await;
-        let stored = source(&cluster).load_or_create().await.unwrap();
-        assert!(kids.iter().all(|kid| *kid == stored.id()), "{kids:?}");
-    }
-
-    #[tokio::test]
-    async fn a_key_that_cannot_be_used_is_named_and_left_alone() {
-        for (values, expected) in [
-            (vec![], "has no key tls.key"),
-            (vec![(SECRET_KEY, "nonsense")], "key tls.key cannot be used"),
-        ] {
-            let cluster = Cluster::default();
-            cluster.add_secret("argocd-identity", SECRET, &values);
-            let before = cluster.secret("argocd-identity", SECRET);
-            let error = source(&cluster)
-                .load_or_create()
-                .await
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.contains("argocd-identity/argocd-identity-issuer"),
-                "{error}"
-            );
-            assert!(
-                error.contains(expected) && error.contains("delete the Secret"),
-                "{error}"
-            );
-            assert_eq!(cluster.secret("argocd-identity", SECRET), before);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_replaced_key_is_taken_over_and_a_bad_one_is_not() {
-        let cluster = Cluster::default();
-        let (first, second) = (key(), key());
-        let pem = |pem: &Zeroizing<String>| vec![(SECRET_KEY, pem.as_str().to_owned())];
-        let put = |values: Vec<(&str, String)>| {
-            let values: Vec<_> = values
-                .iter()
-                .map(|(key, value)| (*key, value.as_str()))
-                .collect();
-            cluster.add_secret("argocd-identity", SECRET, &values);
-        };
-        put(pem(&first.1));
-        let found = source(&cluster).load_or_create().await.unwrap();
-        let ring = Keyring::new(found, LIFETIME);
-        let follower = {
-            let (source, ring) = (source(&cluster), ring.clone());
-            tokio::spawn(source.follow(move |found| ring.replace(found)))
-        };
-        put(vec![(SECRET_KEY, "nonsense".to_owned())]);
-        tokio::time::sleep(REREAD * 2).await;
-        assert_eq!(ring.current().public(), first.0.public());
-        put(pem(&second.1));
-        tokio::time::sleep(REREAD * 2).await;
-        assert_eq!(ring.current().public(), first.0.public());
-        assert!(ring.public().contains(second.0.public()));
-        tokio::time::sleep(SETTLE).await;
-        assert_eq!(ring.current().public(), second.0.public());
-        assert!(ring.public().contains(first.0.public()));
-        tokio::time::sleep(SPREAD + SETTLE + LIFETIME).await;
-        assert_eq!(ring.public(), [second.0.public().clone()]);
-        follower.abort();
-    }
-
-    #[tokio::test]
-    async fn the_first_key_is_of_the_kind_that_is_set() {
-        for kind in [Algorithm::Rs256, Algorithm::Es256] {
-            let cluster = Cluster::default();
-            let made = source(&cluster)
-                .making(kind)
-                .load_or_create()
-                .await
-                .unwrap();
-            assert_eq!(made.signing.public().algorithm(), kind);
-            // One that is there decides for itself.
-            let read = source(&cluster).load_or_create().await.unwrap();
-            assert_eq!(read.signing.public(), made.signing.public());
-        }
-    }
-
-    #[tokio::test]
-    async fn every_pem_entry_is_published() {
-        let [(_, rsa), (_, elliptic)] = both();
-        let public = rcgen::KeyPair::from_pem(&key().1).unwrap().public_key_pem();
-        let cluster = Cluster::default();
-        let put = |more: &str| {
-            let values = [
-                (SECRET_KEY, rsa.as_str()),
-                ("next.pem", &elliptic),
-                ("previous.pem", &public),
-                ("ca.crt", "nonsense"),
-                ("more.pem", more),
-            ];
-            cluster.add_secret("argocd-identity", SECRET, &values);
-        };
-        put(&public);
-        let found = source(&cluster).load_or_create().await.unwrap();
-        assert_eq!(found.listed.len(), 3);
-        assert_eq!(Keyring::new(found, LIFETIME).public().len(), 3);
-        put("nonsense");
-        let error = source(&cluster).load_or_create().await.unwrap_err();
-        let error = crate::report::chain(&error);
-        assert!(error.contains("more.pem"), "{error}");
-    }
 }

@@ -9,7 +9,7 @@ const SUBJECT: &str = "system:serviceaccount:argocd:argocd-global";
 const AUDIENCE: &str = "quay.example.org";
 
 /// A token with these claims that nobody signed.
-fn token(subject: &str, audience: Value, expires: i64) -> String {
+pub(super) fn token(subject: &str, audience: Value, expires: i64) -> String {
     let claims = json!({"sub": subject, "aud": audience, "exp": expires});
     let part = URL_SAFE_NO_PAD.encode(claims.to_string());
     format!("e30.{part}.minted-do-not-log")

@@ -63,7 +63,7 @@ struct Replica {
 }
 
 fn replicas(restarts: usize) -> impl Strategy<Value = Vec<Replica>> {
-    let pause = key_secret::REREAD.as_secs()..=SPREAD.as_secs();
+    let pause = RESYNC.as_secs()..=SPREAD.as_secs();
     let first = 1..=SPREAD.as_secs();
     let pauses = (first, prop::collection::vec(pause, 1..8)).prop_map(|(first, mut rest)| {
         rest.insert(0, first);
