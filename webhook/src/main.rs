@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 use webhook::{
     cli::{self, Outcome},
     config::{Cli, Command, ServeArgs},
-    run,
+    log, run,
 };
 
 #[tokio::main]
@@ -31,10 +31,6 @@ async fn main() -> ExitCode {
 
 async fn serve(args: ServeArgs) -> anyhow::Result<Outcome> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .init();
+    log::init(filter, io::stderr());
     run::run(args).await.map(|()| Outcome::Clean)
 }

@@ -52,7 +52,11 @@ async fn start(flags: &[&str]) -> Running {
     let folder = TempDir::new().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(folder.path().join("tls.crt"), made.cert.pem()).unwrap();
-    fs::write(folder.path().join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+    fs::write(
+        folder.path().join("tls.key"),
+        made.signing_key.serialize_pem(),
+    )
+    .unwrap();
     let metrics = free();
     let mut own = vec![
         "argocd-identity".to_owned(),
@@ -128,7 +132,12 @@ async fn admission_is_ready_whatever_the_api_server_says() {
     for listener in ["identity", "issuer"] {
         let path = format!("/readyz/{listener}");
         let asked = async {
-            while !running.probe(&path).await.1.contains("argocd-identity-issuer") {
+            while !running
+                .probe(&path)
+                .await
+                .1
+                .contains("argocd-identity-issuer")
+            {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

@@ -111,7 +111,12 @@ async fn the_control_plane_reads_secrets_where_it_was_told(scene: &Scene) -> Res
     }
 
     let issuer = format!("{}/argocd-identity-issuer", secrets(NAMESPACE));
-    let named = |name: &str| format!("{}?fieldSelector=metadata.name%3D{name}", secrets(NAMESPACE));
+    let named = |name: &str| {
+        format!(
+            "{}?fieldSelector=metadata.name%3D{name}",
+            secrets(NAMESPACE)
+        )
+    };
     let only = named("argocd-identity-issuer");
     for path in [secrets(ARGOCD), pods(ARGOCD), issuer.clone(), only] {
         get(&ours, &path).await.with_context(|| path.clone())?;
