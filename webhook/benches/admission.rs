@@ -6,6 +6,8 @@
 //! two: both serve in turns in one process, each in a thread of its own, whose
 //! CPU time is what a request costs, however busy the machine is.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)] // a bench ends where something is missing, and prints
+
 use std::{
     fs,
     io::Read,
