@@ -186,7 +186,7 @@ catalogue! {
         "See docs/providers for what this version supports.";
     IdentityNotAvailable "identity-not-available":
         "the identity source of this installation does not give credentials of this kind";
-        "Set workloadIdentityCredential to SpiffeJWT or ServiceAccountToken, or use SPIRE or the Workload API for X.509-SVIDs.";
+        "Set workloadIdentityCredential to another kind: X.509-SVIDs need SPIRE or the Workload API, JWT-SVIDs one of them or the control plane's --issuer-url.";
     CertificateNotUsable "certificate-not-usable":
         "an X.509-SVID is shown to a registry by the credential proxy, and traded for nothing";
         "Remove the exchange's URLs and workloadIdentityDelivery, or use SpiffeJWT.";

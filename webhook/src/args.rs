@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     config::ServeArgs,
     generate::{self, Generate, Outcome},
-    run,
+    log, run,
 };
 
 /// The control plane of argocd-workload-identity.
@@ -57,10 +57,6 @@ impl Args {
 
 async fn serve(args: ServeArgs) -> anyhow::Result<Outcome> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .init();
+    log::init(filter, io::stderr());
     run::run(args).await.map(|()| Outcome::Clean)
 }

@@ -3,11 +3,13 @@
 
 use std::{
     io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
+use axum::extract::{ConnectInfo, Request};
 use axum_server::accept::Accept;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -65,6 +67,13 @@ impl Limits {
     pub(crate) fn places(&self) -> Shares<Peer> {
         Shares::new(self.connections, self.of_one_address)
     }
+}
+
+/// Where the connection of a request comes from.
+pub(crate) fn peer(request: &Request) -> Peer {
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    address.map_or(nowhere, |address| address.0.ip()).into()
 }
 
 /// Accepts what there is a place for, and hands that to `inner`.

@@ -1,4 +1,4 @@
-//! Prometheus metrics: verdicts and events flow in, counted series flow out.
+//! Metrics of admission: verdicts flow in, counted series flow out.
 //!
 //! Every label is a word of a closed enum, so that no request can make a new
 //! series.
@@ -8,7 +8,7 @@ use std::time::Duration;
 use control_plane_core::admission::{Outcome, Path, Verdict};
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::Registry,
 };
 
@@ -18,7 +18,7 @@ const LATENCY: [f64; 10] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0,
 ];
 
-/// The metrics of admission and serving. Clones share their values.
+/// The metrics of admission. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
@@ -27,8 +27,6 @@ pub struct Metrics {
     skips: Family<SkipLabels, Counter>,
     denials: Family<CodeLabels, Counter>,
     warnings: Family<CodeLabels, Counter>,
-    certificate_loads: Family<LoadLabels, Counter>,
-    certificate_expiry: Gauge,
 }
 
 impl Metrics {
@@ -41,8 +39,6 @@ impl Metrics {
             skips: Family::default(),
             denials: Family::default(),
             warnings: Family::default(),
-            certificate_loads: Family::default(),
-            certificate_expiry: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("argocd_identity");
         registry.register(
@@ -74,16 +70,6 @@ impl Metrics {
             "admission_warnings",
             "Warnings that were given, by error code",
             metrics.warnings.clone(),
-        );
-        registry.register(
-            "certificate_loads",
-            "Attempts to load a changed serving certificate",
-            metrics.certificate_loads.clone(),
-        );
-        registry.register(
-            "certificate_expiry_timestamp_seconds",
-            "When the serving certificate expires; 0 while there is none",
-            metrics.certificate_expiry.clone(),
         );
         metrics
     }
@@ -123,21 +109,6 @@ impl Metrics {
         let (path, reason) = (path.as_str(), reason.as_str());
         let labels = RefusalLabels { path, reason };
         self.refusals.get_or_create(&labels).inc();
-    }
-
-    /// Counts an attempt to load a changed certificate. `expiry` is that of
-    /// the certificate in Unix seconds, `None` if it was not taken.
-    pub fn certificate_loaded(&self, expiry: Option<i64>) {
-        let result = match expiry {
-            Some(_) => "ok",
-            None => "error",
-        };
-        self.certificate_loads
-            .get_or_create(&LoadLabels { result })
-            .inc();
-        if let Some(expiry) = expiry {
-            self.certificate_expiry.set(expiry);
-        }
     }
 }
 
@@ -196,11 +167,6 @@ struct CodeLabels {
     code: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LoadLabels {
-    result: &'static str,
-}
-
 #[cfg(test)]
 mod tests {
     use control_plane_core::admission::Skip;
@@ -222,8 +188,6 @@ mod tests {
         );
         metrics.answered(Path::Secrets, &Verdict::deny(conflict, Vec::new()), took);
         metrics.refused(Path::Pods, Refused::TooLarge);
-        metrics.certificate_loaded(None);
-        metrics.certificate_loaded(Some(1_900_000_000));
 
         let mut out = String::new();
         text::encode(&mut out, &registry).unwrap();
@@ -235,8 +199,6 @@ mod tests {
             r#"argocd_identity_admission_denials_total{code="mount-conflict"} 1"#,
             r#"argocd_identity_admission_refusals_total{path="/mutate/pods",reason="too-large"} 1"#,
             r#"argocd_identity_admission_seconds_bucket{le="0.0001",path="/mutate/pods"} 1"#,
-            r#"argocd_identity_certificate_loads_total{result="error"} 1"#,
-            r#"argocd_identity_certificate_expiry_timestamp_seconds 1900000000"#,
         ] {
             assert!(out.contains(line), "{line}\n{out}");
         }

@@ -38,9 +38,11 @@ use crate::{
     },
     kube::client::client,
     metrics::Metrics,
-    readiness::{self, Gate, Readiness},
+    probe,
+    readiness::{Gate, Readiness},
     report::chain,
     server::{self, Drain},
+    serving_metrics::ServingMetrics,
     tls::{ClientAuthority, Reloader},
 };
 
@@ -71,6 +73,7 @@ pub async fn serve(
 
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    let serving_metrics = ServingMetrics::register(&mut registry);
     let controller_metrics = controller::metrics::Metrics::register(&mut registry);
     let issuer_metrics = issuer::metrics::Metrics::register(&mut registry);
     let readiness = Readiness::default();
@@ -84,13 +87,13 @@ pub async fn serve(
         let served = server::serve_plain(observability, routes).await;
         served.context("the listener of --metrics-address failed")
     });
-    let (certificates, reloader) = Reloader::open(config.tls_dir.clone(), metrics.clone()).await;
+    let (certificates, reloader) = Reloader::open(config.tls_dir.clone(), serving_metrics).await;
     background.spawn(async move {
         reloader.run().await;
         Ok(())
     });
     let address = admission.local_addr().context("--admission-address")?;
-    let probe = readiness::probe(
+    let probe = probe::probe(
         address,
         certificates.clone(),
         readiness.gate(server::ADMISSION),

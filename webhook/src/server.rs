@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use std::{
 use aws_lc_rs::rand;
 use axum::{
     Router,
-    extract::{self, ConnectInfo, Request, State},
+    extract::{self, Request, State},
     http::{
         StatusCode,
         header::{CONTENT_TYPE, RETRY_AFTER},
@@ -44,7 +44,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     body::{self, BodyError, is_json},
-    connections::{Bounded, Limits},
+    connections::{Bounded, Limits, peer},
     limits::{Peer, Shares},
     metrics::{Metrics, Refused},
     readiness::Readiness,
@@ -300,13 +300,6 @@ fn log(path: Path, review: &admission::Review) {
         (Label::Patch | Label::Deny, _) => event!(info),
         (Label::Skip | Label::Keep, _) => event!(debug),
     }
-}
-
-/// Where the connection comes from.
-pub(crate) fn peer(request: &Request) -> Peer {
-    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    address.map_or(nowhere, |address| address.0.ip()).into()
 }
 
 /// `/healthz`, `/readyz` (that of admission), `/readyz/…` of each listener, and

@@ -30,7 +30,7 @@ use tokio::{
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use zeroize::Zeroizing;
 
-use crate::{metrics::Metrics, report::chain};
+use crate::{report::chain, serving_metrics::ServingMetrics};
 
 const CERTIFICATE_FILE: &str = "tls.crt";
 const KEY_FILE: &str = "tls.key";
@@ -141,7 +141,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 pub struct Reloader {
     folder: PathBuf,
     pair: watch::Sender<Option<Arc<CertifiedKey>>>,
-    metrics: Metrics,
+    metrics: ServingMetrics,
     reread: Duration,
 }
 
@@ -203,7 +203,7 @@ impl Reloader {
     /// Reads the folder for the first time. A pair that is missing or bad is
     /// reported, not fatal: cert-manager may be about to write it, and the
     /// program is not ready before it is there.
-    pub async fn open(folder: PathBuf, metrics: Metrics) -> (Certificates, Self) {
+    pub async fn open(folder: PathBuf, metrics: ServingMetrics) -> (Certificates, Self) {
         let (pair, receiver) = watch::channel(None);
         let reloader = Self {
             folder,

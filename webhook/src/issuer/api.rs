@@ -29,8 +29,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{authorize::Agent, callers::Callers, issue::IdentityApi};
 use crate::{
     body::{self, BodyError},
+    connections::peer,
     limits::{Peer, Place, Shares},
-    server::peer,
 };
 
 /// Two tokens and a hundred names fit.

@@ -20,7 +20,7 @@ use shared::{
     errors::{Code, Named},
     identity_api::{IdentitiesRequest, IdentityRequest, IdentityResponse, LARGEST_BATCH},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     authorize::{self, Agent, Consumer, Grant, PodState, Policy},
@@ -33,6 +33,9 @@ use super::{
 
 /// Bindings of one request that are worked on at once.
 const PARALLEL: usize = 4;
+/// For one binding of several: what is not answered for holds up the others no
+/// longer.
+const EACH: Duration = Duration::from_secs(5);
 /// What an answer needs after the last binding's time is over.
 const RESERVE: Duration = Duration::from_secs(1);
 
@@ -111,7 +114,7 @@ impl IdentityApi {
         let proved = &proved;
         let answers = stream::iter(names).map(|name| async move {
             let answer = self.issue(agent, proved, namespace, &name);
-            let answer = tokio::time::timeout_at(deadline, answer).await;
+            let answer = timeout_at(deadline.min(Instant::now() + EACH), answer).await;
             let late = |_elapsed| Err(Named::new(Code::IssuerUnavailable, "no answer in time"));
             (name, answer.unwrap_or_else(late))
         });

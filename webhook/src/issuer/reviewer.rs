@@ -1,6 +1,6 @@
 //! Asks the API server: tokens and names flow in, facts for
-//! [`authorize`](super::authorize) flow out. Nothing is cached: a token of a
-//! deleted pod is refused at once.
+//! [`authorize`](super::authorize) flow out. Nothing is cached here: the
+//! token of a deleted pod is refused at once.
 
 use control_plane_core::derive::{Derivation, object_name};
 use k8s_openapi::api::{

@@ -12,7 +12,8 @@ use tower::Service;
 
 use super::*;
 use crate::{
-    readiness::{HandshakeError, handshake, probe},
+    probe::{HandshakeError, handshake, probe},
+    serving_metrics::ServingMetrics,
     tls::{Certificates, Reloader},
 };
 
@@ -57,7 +58,7 @@ fn write_pair(folder: &TempDir, start: i32) -> String {
 }
 
 async fn certificates(folder: &TempDir) -> (Certificates, Reloader) {
-    let metrics = Metrics::register(&mut Registry::default());
+    let metrics = ServingMetrics::register(&mut Registry::default());
     Reloader::open(folder.path().to_owned(), metrics).await
 }
 

@@ -58,8 +58,8 @@ impl SecretVolume {
     }
 }
 
-fn metrics() -> Metrics {
-    Metrics::register(&mut Registry::default())
+fn metrics() -> ServingMetrics {
+    ServingMetrics::register(&mut Registry::default())
 }
 
 fn leaf(pem: &str) -> CertificateDer<'static> {

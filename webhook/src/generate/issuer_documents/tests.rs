@@ -17,8 +17,8 @@ use crate::{
         fake::Cluster,
         keys::{Algorithm, Keyring, SigningKey},
     },
-    metrics::Metrics,
     server::{self, Drain},
+    serving_metrics::ServingMetrics,
     tls::Reloader,
 };
 
@@ -202,7 +202,7 @@ async fn a_running_control_plane_is_copied_over_verified_tls() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(&ca, made.cert.pem()).unwrap();
     fs::write(tls.path().join("tls.key"), made.signing_key.serialize_pem()).unwrap();
-    let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+    let metrics = ServingMetrics::register(&mut prometheus_client::registry::Registry::default());
     let (certificates, _reloader) = Reloader::open(tls.path().to_owned(), metrics).await;
     let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let port = listener.local_addr().unwrap().port();
