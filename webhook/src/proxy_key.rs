@@ -171,4 +171,6 @@ fn mark(random: &str, subject: &Subject<'_>, place: &Place) -> String {
 }
 
 #[cfg(test)]
+mod journeys;
+#[cfg(test)]
 pub(crate) mod tests;

@@ -321,6 +321,15 @@ fn a_restored_backup_keeps_its_key_and_another_place_does_not() {
 }
 
 #[test]
+fn who_was_elsewhere_meanwhile_comes_back_with_another_key() {
+    let (first, _) = stored(&of_project("a"), None);
+    // The webhook was down; the readers of `b` have seen the key.
+    let elsewhere = put(&first, "project", "b");
+    let (back, _) = stored(&first, Some(&elsewhere));
+    assert_ne!(text(&back, "proxy"), text(&first, "proxy"));
+}
+
+#[test]
 fn a_new_value_of_the_annotation_draws_another_key_once() {
     for first in [
         stored(&of_project("a"), None).0,
