@@ -151,6 +151,8 @@ pub enum Refused {
     Incomplete,
     /// The body is no AdmissionReview.
     Unreadable,
+    /// The answer could not be made.
+    Internal,
 }
 
 impl Refused {
@@ -160,6 +162,7 @@ impl Refused {
             Self::TooLarge => "too-large",
             Self::Incomplete => "incomplete",
             Self::Unreadable => "unreadable",
+            Self::Internal => "internal",
         }
     }
 }

@@ -13,6 +13,9 @@ use super::Written;
 /// How long a key is accepted that another one has replaced.
 pub const OVERLAP: SignedDuration = SignedDuration::from_mins(10);
 
+/// What clocks of two leaders may differ by.
+const SKEW: SignedDuration = SignedDuration::from_mins(1);
+
 /// The binding that is there.
 #[derive(Debug, Clone, Copy)]
 pub enum Before<'a> {
@@ -55,8 +58,13 @@ pub fn accepted(written: &Written, before: Before<'_>, now: Timestamp) -> Accept
         Before::Nothing | Before::Elsewhere(_) => None,
     };
     let stale_hex = stale.map(KeyHash::to_hex);
+    // A later end than any that is ever set was set by somebody else.
+    let latest = now.saturating_add(OVERLAP + SKEW).unwrap_or(now);
     let previous = previous.filter(|(hash, until)| {
-        *until > now && current.as_ref() != Some(hash) && stale_hex.as_ref() != Some(hash)
+        *until > now
+            && *until <= latest
+            && current.as_ref() != Some(hash)
+            && stale_hex.as_ref() != Some(hash)
     });
     Accepted {
         is_stale: stale.is_some(),
@@ -144,6 +152,8 @@ mod tests {
             &["b"],
             None,
         );
+        let edited = delivery(&["b", "a"], Some(1_000_000));
+        check(&b, Before::Same(&edited), &["b"], None);
         // Who rotates twice ends the first at once.
         let c = Written::Fits(hash("c"));
         check(&c, Before::Same(&two), &["c", "b"], Some(END));
