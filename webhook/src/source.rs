@@ -13,7 +13,7 @@ use kube::{Api, Client};
 use shared::{
     binding::{CredentialBindingSpec, Delivery},
     errors::{Code, Named},
-    secrets::{self, Place, SecretKind, WorkloadIdentity, key},
+    secrets::{self, Place, PlacePrint, SecretKind, WorkloadIdentity, key},
 };
 use zeroize::Zeroize;
 
@@ -22,7 +22,7 @@ use crate::{
     derive::{self, Derivation, object_name},
     proxy_key::{
         self, Subject, Written,
-        accepted::{Accepted, Before, accepted},
+        accepted::{Accepted, Former, accepted},
     },
 };
 
@@ -82,26 +82,21 @@ impl Found {
     /// Takes into account what the binding was before: which keys open it, and
     /// whether the last good spec is still for the same. `object` names the
     /// Secret.
-    pub fn settle(&mut self, object: &str, before: Option<&CredentialBindingSpec>, now: Timestamp) {
-        let Some(before) = before else {
+    pub fn settle(&mut self, object: &str, former: Option<&Former>, now: Timestamp) {
+        let Some(former) = former else {
             return;
         };
         match &mut self.derived {
             Derived::Valid(_, spec) => {
-                let is_same = (&spec.project, &spec.target) == (&before.project, &before.target);
-                let (Some(proxy), Some(former)) = (&mut spec.proxy, &before.proxy) else {
+                let print = PlacePrint::of(spec);
+                let Some(proxy) = &mut spec.proxy else {
                     return;
-                };
-                let before = if is_same && proxy.kind == former.kind {
-                    Before::Same(former)
-                } else {
-                    Before::Elsewhere(former)
                 };
                 let Accepted {
                     hashes,
                     previous_until,
                     is_stale,
-                } = accepted(&self.written, before, now);
+                } = accepted(&self.written, &print, Some(former), now);
                 proxy.key_sha256 = hashes;
                 proxy.previous_key_until = previous_until;
                 if is_stale && matches!(self.written, Written::Unmarked(_)) {
@@ -109,7 +104,8 @@ impl Found {
                 }
             }
             Derived::Invalid(owner, problems) => {
-                if !self.place.as_ref().is_some_and(|place| place.is_of(before)) {
+                let print = self.place.as_ref().map(Place::print);
+                if print != Some(former.print) {
                     let (owner, problems) = (owner.clone(), std::mem::take(problems));
                     self.derived = Derived::Elsewhere(owner, problems);
                 }
@@ -203,10 +199,11 @@ pub fn look(derivation: &Derivation, secret: &Secret) -> Found {
     let derived = match spec {
         Ok(None) => Derived::Unused(owner),
         Ok(Some(mut spec)) => {
+            let print = PlacePrint::of(&spec);
             if let Some(proxy) = &mut spec.proxy {
                 // Without a binding nothing ends at any time.
                 let now = Timestamp::UNIX_EPOCH;
-                proxy.key_sha256 = accepted(&written, Before::Nothing, now).hashes;
+                proxy.key_sha256 = accepted(&written, &print, None, now).hashes;
             }
             Derived::Valid(owner, Box::new(spec))
         }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use shared::{annotations::ROTATE_PROXY_KEY, binding::CredentialBindingSpec, secrets::SECRET_TYPE};
 
-use super::tests::bytes;
+use super::{accepted::Former, tests::bytes};
 use crate::{
     admission::{Outcome, Path, Rules, review, secrets::SecretRules},
     source::{Derived, look, tests::derivation},
@@ -187,7 +187,8 @@ impl Life {
         let secret = serde_json::from_value(stored.clone()).unwrap();
         let mut found = look(&self.rules.secrets.derivation, &secret);
         let now = Timestamp::from_second(self.second).unwrap();
-        found.settle("Secret argocd/charts", self.binding.as_ref(), now);
+        let former = self.binding.as_ref().map(Former::of);
+        found.settle("Secret argocd/charts", former.as_ref(), now);
         match found.derived {
             Derived::Valid(_, spec) => self.binding = Some(*spec),
             Derived::Invalid(..) => {}

@@ -191,7 +191,8 @@ fn a_proxy_that_is_not_as_it_should_be_is_noticed() {
 fn settled(secret: &Secret, before: Option<&CredentialBindingSpec>, second: i64) -> Found {
     let mut found = look(&derivation(), secret);
     let now = Timestamp::from_second(second).unwrap();
-    found.settle("Secret argocd/quay", before, now);
+    let former = before.map(Former::of);
+    found.settle("Secret argocd/quay", former.as_ref(), now);
     found
 }
 

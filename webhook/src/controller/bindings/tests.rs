@@ -191,7 +191,7 @@ fn a_broken_secret_that_is_for_something_else_loses_its_binding() {
 fn a_binding_that_no_key_opens_says_why() {
     let (_, mut spec) = valid();
     let keyless = |spec: &CredentialBindingSpec, notices: &[Named]| {
-        keyless("Secret argocd/quay", spec, notices).map(|it| it.code)
+        keyless("Secret argocd/quay", &Former::of(spec), notices).map(|it| it.code)
     };
     assert_eq!(keyless(&spec, &[]), None, "docker-config");
     match derive(&derivation(), &of_project("quay", None)) {
