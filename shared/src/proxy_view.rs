@@ -59,7 +59,7 @@ pub struct ProxyBinding {
 }
 
 /// SHA-256 of a proxy key.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyHash([u8; 32]);
 
 impl KeyHash {

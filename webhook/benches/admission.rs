@@ -19,6 +19,7 @@ use std::{
 };
 
 use axum::{Router, body::Bytes, http::header::CONTENT_TYPE, routing::post};
+use control_plane_core::admission::{Rules, pods::PodConfig};
 use prometheus_client::registry::Registry;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use serde::de::IgnoredAny;
@@ -31,7 +32,6 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use tracing_subscriber::EnvFilter;
-use control_plane_core::admission::{Rules, pods::PodConfig};
 use webhook::{
     connections::Limits,
     metrics::Metrics,

@@ -125,6 +125,8 @@ pub enum Refused {
     Unreadable,
     /// Too much is under way.
     Busy,
+    /// The answer could not be made.
+    Internal,
 }
 
 impl Refused {
@@ -135,6 +137,7 @@ impl Refused {
             Self::Incomplete => "incomplete",
             Self::Unreadable => "unreadable",
             Self::Busy => "busy",
+            Self::Internal => "internal",
         }
     }
 }

@@ -255,14 +255,14 @@ async fn admit(admission: Arc<Admission>, path: Path, request: Request) -> Respo
             ([(CONTENT_TYPE, "application/json")], review.body).into_response()
         }
         Err(refusal) => {
-            let status = match refusal {
-                admission::Refusal::Request(_) => StatusCode::BAD_REQUEST,
+            let (reason, status) = match refusal {
+                admission::Refusal::Request(_) => (Refused::Unreadable, StatusCode::BAD_REQUEST),
                 // As if nobody were there: what then is up to the failure policy.
                 admission::Refusal::Response(_) | admission::Refusal::Randomness => {
-                    StatusCode::INTERNAL_SERVER_ERROR
+                    (Refused::Internal, StatusCode::INTERNAL_SERVER_ERROR)
                 }
             };
-            refuse(Refused::Unreadable, status, refusal.to_string())
+            refuse(reason, status, refusal.to_string())
         }
     }
 }

@@ -27,6 +27,8 @@ pub(crate) fn cases() -> Vec<Case> {
         shared!(string_data_and_data_give_the_same),
         shared!(static_credentials_go_only_when_asked),
         shared!(secrets_without_workload_identity_are_left_alone),
+        shared!(namespaces_that_are_not_served_are_left_alone),
+        shared!(an_immutable_secret_stays_editable),
     ];
     cases.extend(clusters::cases());
     cases.extend(refusals::cases());
@@ -222,6 +224,56 @@ async fn secrets_without_workload_identity_are_left_alone(scene: &Scene) -> Resu
         ensure!(stored(&answer.object)? == *before, "{answer:?}");
         ensure!(answer.warnings.is_empty(), "{name}: {:?}", answer.warnings);
     }
+    Ok(())
+}
+
+async fn namespaces_that_are_not_served_are_left_alone(scene: &Scene) -> Result<()> {
+    let namespace = scene.namespace("not-served", &[]).await?;
+    let bench = Bench::new(scene, namespace)?;
+    let of_project = with(repository(scene), &[("project", "production")]);
+    let invalid = with(repository(scene), &[("workloadIdentityProvider", "vault")]);
+    for (name, label, before) in [
+        ("helm", "repository", &of_project),
+        ("invalid", "repository", &invalid),
+        ("cluster", "cluster", &values::cluster(scene)),
+    ] {
+        let answer = bench.create(&secret(name, label, before)).await?;
+        ensure!(stored(&answer.object)? == *before, "{answer:?}");
+        let codes = codes(&answer.warnings);
+        ensure!(codes == ["namespace-not-served"], "{name}: {codes:?}");
+    }
+    let plain = values::values(&[("url", "https://git.example.test/team/repo")]);
+    let answer = bench.create(&secret("plain", "repository", &plain)).await?;
+    ensure!(answer.warnings.is_empty(), "{answer:?}");
+    Ok(())
+}
+
+/// The API server refuses an update of one whose data changes on the way.
+async fn an_immutable_secret_stays_editable(scene: &Scene) -> Result<()> {
+    let namespace = scene.namespace("static-credentials", &[]).await?;
+    let bench = Bench::new(scene, namespace)?;
+    let values = with(repository(scene), &[("project", "production")]);
+    let mut manifest = secret("immutable", "repository", &values);
+    manifest["immutable"] = json!(true);
+    let labels = manifest["metadata"]["labels"].take();
+    let created = bench.create(&manifest).await?;
+    ensure!(stored(&created.object)? == values, "{created:?}");
+    // Nobody completes it any more.
+    let one = format!("{}/immutable", bench.path);
+    let label = json!({ "metadata": { "labels": labels } });
+    let labelled = bench.rest.merge(&one, &label).await?;
+    ensure!(stored(&labelled.object)? == values, "{labelled:?}");
+    let codes = codes(&labelled.warnings);
+    ensure!(codes == ["secret-immutable"], "{codes:?}");
+    // One that came through the webhook is complete.
+    manifest["metadata"] = json!({ "name": "frozen", "labels": label["metadata"]["labels"] });
+    let created = bench.create(&manifest).await?;
+    ensure!(stored(&created.object)?.contains_key("proxy"));
+    let one = format!("{}/frozen", bench.path);
+    let label = json!({ "metadata": { "labels": { "team": "a" } } });
+    let labelled = bench.rest.merge(&one, &label).await?;
+    ensure!(labelled.warnings.is_empty(), "{labelled:?}");
+    ensure!(labelled.object["data"] == created.object["data"]);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ mod spelling;
 mod values;
 
 pub use cluster::{ClusterConfig, ClusterSecret, ExecConfig, IN_CLUSTER_SERVER};
-pub use place::Place;
+pub use place::{Place, PlacePrint};
 pub use repository::{DeliveryChoice, RepositorySecret, RepositoryType};
 pub use values::{SecretValues, key};
 

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use control_plane_core::derive::{Derivation, object_name};
+use control_plane_core::{
+    derive::{Derivation, object_name},
+    proxy_key::accepted::Former,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::{
@@ -133,19 +136,17 @@ fn is_loud(code: Code) -> bool {
 
 /// Why no key opens a binding that is delivered by the credential proxy. No
 /// agent serves it then, since nobody could use it.
-fn keyless(object: &str, spec: &CredentialBindingSpec, notices: &[Named]) -> Option<Named> {
-    let proxy = spec.proxy.as_ref()?;
-    if !proxy.key_sha256.is_empty() {
-        return None;
-    }
+fn keyless(object: &str, former: &Former, notices: &[Named]) -> Option<Named> {
     let is_why = |code| {
         matches!(
             code,
             Code::ProxyKeyStale | Code::ProxyForeign | Code::ProxyNotWritten
         )
     };
-    let why = notices.iter().find(|notice| is_why(notice.code)).cloned();
-    Some(why.unwrap_or_else(|| Named::new(Code::ProxyNotWritten, object)))
+    former.is_keyless().then(|| {
+        let why = notices.iter().find(|notice| is_why(notice.code)).cloned();
+        why.unwrap_or_else(|| Named::new(Code::ProxyNotWritten, object))
+    })
 }
 
 /// Carries plans out.
@@ -184,9 +185,10 @@ impl Reconciler {
             .await
             .map_err(api("reading the Secret"))?;
         let binding = around.binding.as_deref();
-        let before = binding.and_then(|binding| binding.spec.as_ref());
+        let former = binding.and_then(|binding| binding.spec.as_ref());
+        let former = former.map(Former::of);
         let object = object_name(&key.namespace, &key.name);
-        found.settle(&object, before, Timestamp::now());
+        found.settle(&object, former.as_ref(), Timestamp::now());
         let Found {
             derived,
             lacks,
@@ -284,9 +286,11 @@ impl Reconciler {
         let signature = self.signature.algorithm();
         let objection = |spec| signature?.objection(&object, spec);
         notices.extend(spec.and_then(objection));
-        let unavailable = spec.and_then(|spec| {
-            undeliverable(&object, spec).or_else(|| keyless(&object, spec, &notices))
-        });
+        let former = spec.map(Former::of);
+        let keyless = |former: &Former| keyless(&object, former, &notices);
+        let unavailable = spec
+            .and_then(|spec| undeliverable(&object, spec))
+            .or_else(|| former.as_ref().and_then(keyless));
         let now = Timestamp::now();
         let circumstances = Circumstances {
             problems,
@@ -309,8 +313,7 @@ impl Reconciler {
                 .await?;
             self.tell(key, binding, &verdict).await;
         }
-        let proxy = spec.and_then(|spec| spec.proxy.as_ref());
-        let key_ends = proxy.and_then(|proxy| proxy.previous_key_until);
+        let key_ends = former.and_then(|former| former.until);
         let again_at = verdict.again_at.into_iter().chain(key_ends);
         let again_at = again_at.filter(|at| *at > now).min();
         let left = again_at.map(|at| at.duration_since(now));

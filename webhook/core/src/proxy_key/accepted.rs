@@ -6,22 +6,51 @@
 //! that was made for another project, URL or type: its readers were others.
 
 use jiff::{SignedDuration, Timestamp};
-use shared::{binding::ProxyDelivery, proxy_view::KeyHash};
+use shared::{
+    binding::{CredentialBindingSpec, ProxyDelivery},
+    proxy_view::KeyHash,
+};
 
 use super::Written;
+use crate::secret::PlacePrint;
 
 /// How long a key is accepted that another one has replaced.
 pub const OVERLAP: SignedDuration = SignedDuration::from_mins(10);
 
-/// The binding that is there.
-#[derive(Debug, Clone, Copy)]
-pub enum Before<'a> {
-    /// None, or one that is not delivered by the credential proxy.
-    Nothing,
-    /// One for the same project, target and type.
-    Same(&'a ProxyDelivery),
-    /// One for something else.
-    Elsewhere(&'a ProxyDelivery),
+/// What clocks of two leaders may differ by.
+const SKEW: SignedDuration = SignedDuration::from_mins(1);
+
+/// What is remembered of the binding that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Former {
+    /// What it is for.
+    pub print: PlacePrint,
+    /// Hashes of the keys that open it; `None` where none is asked for.
+    keys: Option<Box<[KeyHash]>>,
+    /// When the last of them ends.
+    pub until: Option<Timestamp>,
+}
+
+impl Former {
+    /// What is to be remembered of a binding's spec.
+    pub fn of(spec: &CredentialBindingSpec) -> Self {
+        let proxy = spec.proxy.as_ref();
+        // What is no hash is no key.
+        let hashes = |proxy: &ProxyDelivery| {
+            let hashes = proxy.key_sha256.iter();
+            hashes.filter_map(|hex| KeyHash::from_hex(hex)).collect()
+        };
+        Self {
+            print: PlacePrint::of(spec),
+            keys: proxy.map(hashes),
+            until: proxy.and_then(|proxy| proxy.previous_key_until),
+        }
+    }
+
+    /// Whether it needs a key and has none.
+    pub fn is_keyless(&self) -> bool {
+        self.keys.as_ref().is_some_and(|keys| keys.is_empty())
+    }
 }
 
 /// The keys that open a binding.
@@ -35,58 +64,60 @@ pub struct Accepted {
     pub is_stale: bool,
 }
 
-/// Decides which keys open a binding now.
-pub fn accepted(written: &Written, before: Before<'_>, now: Timestamp) -> Accepted {
-    let lists = |proxy: &ProxyDelivery, hash: &KeyHash| proxy.key_sha256.contains(&hash.to_hex());
+/// Decides which keys open a binding for `print` now.
+pub fn accepted(
+    written: &Written,
+    print: &PlacePrint,
+    former: Option<&Former>,
+    now: Timestamp,
+) -> Accepted {
+    let former = former.and_then(|former| Some((former, former.keys.as_deref()?)));
+    let is_same = former.is_some_and(|(former, _)| former.print == *print);
     // A key that does not say what it was made for: where it was first seen says it.
     let (current, stale) = match written {
         Written::Fits(hash) => (Some(hash), None),
-        Written::Unmarked(hash) => match before {
-            Before::Same(proxy) if !lists(proxy, hash) => (None, Some(hash)),
-            Before::Elsewhere(proxy) if lists(proxy, hash) => (None, Some(hash)),
+        Written::Unmarked(hash) => match former {
+            Some((_, keys)) if keys.contains(hash) != is_same => (None, Some(hash)),
             _ => (Some(hash), None),
         },
         Written::Stale(hash) => (None, Some(hash)),
         Written::Nothing | Written::Malformed | Written::Another | Written::Own => (None, None),
     };
-    let current = current.map(KeyHash::to_hex);
-    let previous = match before {
-        Before::Same(proxy) => previous(proxy, current.as_deref(), now),
-        Before::Nothing | Before::Elsewhere(_) => None,
-    };
-    let stale_hex = stale.map(KeyHash::to_hex);
-    let previous = previous.filter(|(hash, until)| {
-        *until > now && current.as_ref() != Some(hash) && stale_hex.as_ref() != Some(hash)
-    });
+    // A later end than any that is ever set was set by somebody else.
+    let latest = now.saturating_add(OVERLAP + SKEW).unwrap_or(now);
+    let previous = former
+        .filter(|_| is_same)
+        .and_then(|(former, keys)| previous(keys, former.until, current, now))
+        .filter(|(hash, until)| {
+            *until > now && *until <= latest && current != Some(*hash) && stale != Some(*hash)
+        });
+    let hashes = current.into_iter().chain(previous.map(|(hash, _)| hash));
     Accepted {
+        hashes: hashes.map(KeyHash::to_hex).collect(),
+        previous_until: previous.map(|(_, until)| until),
         is_stale: stale.is_some(),
-        previous_until: previous.as_ref().map(|(_, until)| *until),
-        hashes: current
-            .into_iter()
-            .chain(previous.map(|(hash, _)| hash))
-            .collect(),
     }
 }
 
 /// The key that is on its way out of a binding, and its end.
-fn previous(
-    proxy: &ProxyDelivery,
-    current: Option<&str>,
+fn previous<'a>(
+    keys: &'a [KeyHash],
+    until: Option<Timestamp>,
+    current: Option<&KeyHash>,
     now: Timestamp,
-) -> Option<(String, Timestamp)> {
-    let mut hashes = proxy.key_sha256.iter();
-    let ending = match proxy.previous_key_until {
-        Some(until) => hashes.next_back().map(|hash| (hash.clone(), until)),
-        None => None,
+) -> Option<(&'a KeyHash, Timestamp)> {
+    let (ending, rest) = match until {
+        Some(until) => {
+            let (last, rest) = keys.split_last()?;
+            (Some((last, until)), rest)
+        }
+        None => (None, keys),
     };
-    match hashes.next() {
+    match rest.first() {
         Some(first) if current != Some(first) => {
-            // The API keeps whole seconds well; a second more does no harm.
-            let until = Timestamp::from_second(now.as_second() + 1).unwrap_or(now);
-            Some((
-                first.clone(),
-                until.saturating_add(OVERLAP).unwrap_or(until),
-            ))
+            // Whole seconds, as the API has them; one more does no harm.
+            let end = Timestamp::from_second(now.as_second() + 1).unwrap_or(now);
+            Some((first, end.saturating_add(OVERLAP).unwrap_or(end)))
         }
         _ => ending,
     }
@@ -94,17 +125,25 @@ fn previous(
 
 #[cfg(test)]
 mod tests {
-    use shared::binding::ProxyKind;
-
     use super::*;
+    use crate::proxy_key::tests::place;
 
-    fn delivery(keys: &[&str], until: Option<i64>) -> ProxyDelivery {
-        ProxyDelivery {
-            key_sha256: keys.iter().map(|key| hash(key).to_hex()).collect(),
-            previous_key_until: until.map(at),
-            kind: ProxyKind::Oci,
-            insecure: false,
-            upstream_proxy: None,
+    fn here() -> PlacePrint {
+        place("prod", "helm", "quay.example.org/prod").print()
+    }
+
+    fn former(keys: &[&str], until: Option<i64>) -> Former {
+        Former {
+            print: here(),
+            keys: Some(keys.iter().map(|key| hash(key)).collect()),
+            until: until.map(at),
+        }
+    }
+
+    fn elsewhere(keys: &[&str]) -> Former {
+        Former {
+            print: place("dev", "helm", "quay.example.org/prod").print(),
+            ..former(keys, None)
         }
     }
 
@@ -117,8 +156,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(written: &Written, before: Before<'_>, keys: &[&str], until: Option<i64>) {
-        let found = accepted(written, before, at(1000));
+    fn check(written: &Written, former: Option<&Former>, keys: &[&str], until: Option<i64>) {
+        let found = accepted(written, &here(), former, at(1000));
         let expected: Vec<_> = keys.iter().map(|key| hash(key).to_hex()).collect();
         assert_eq!(
             (found.hashes, found.previous_until),
@@ -132,77 +171,64 @@ mod tests {
     #[test]
     fn a_replaced_key_is_accepted_for_a_while() {
         let (a, b) = (Written::Fits(hash("a")), Written::Fits(hash("b")));
-        let one = delivery(&["a"], None);
-        check(&a, Before::Nothing, &["a"], None);
-        check(&a, Before::Same(&one), &["a"], None);
-        check(&b, Before::Same(&one), &["b", "a"], Some(END));
-        let two = delivery(&["b", "a"], Some(1001));
-        check(&b, Before::Same(&two), &["b", "a"], Some(1001));
-        check(
-            &b,
-            Before::Same(&delivery(&["b", "a"], Some(1000))),
-            &["b"],
-            None,
-        );
+        let one = former(&["a"], None);
+        check(&a, None, &["a"], None);
+        check(&a, Some(&one), &["a"], None);
+        check(&b, Some(&one), &["b", "a"], Some(END));
+        let two = former(&["b", "a"], Some(1001));
+        check(&b, Some(&two), &["b", "a"], Some(1001));
+        check(&b, Some(&former(&["b", "a"], Some(1000))), &["b"], None);
+        let edited = former(&["b", "a"], Some(1_000_000));
+        check(&b, Some(&edited), &["b"], None);
         // Who rotates twice ends the first at once.
         let c = Written::Fits(hash("c"));
-        check(&c, Before::Same(&two), &["c", "b"], Some(END));
+        check(&c, Some(&two), &["c", "b"], Some(END));
         // And back, as a restored backup does.
-        check(&a, Before::Same(&two), &["a", "b"], Some(END));
+        check(&a, Some(&two), &["a", "b"], Some(END));
     }
 
     #[test]
     fn a_key_that_is_taken_away_ends_as_well() {
         let nothing = Written::Nothing;
-        check(
-            &nothing,
-            Before::Same(&delivery(&["a"], None)),
-            &["a"],
-            Some(END),
-        );
-        let ending = delivery(&["a"], Some(1001));
-        check(&nothing, Before::Same(&ending), &["a"], Some(1001));
-        check(
-            &nothing,
-            Before::Same(&delivery(&["a"], Some(999))),
-            &[],
-            None,
-        );
+        check(&nothing, Some(&former(&["a"], None)), &["a"], Some(END));
+        let ending = former(&["a"], Some(1001));
+        check(&nothing, Some(&ending), &["a"], Some(1001));
+        check(&nothing, Some(&former(&["a"], Some(999))), &[], None);
         check(
             &Written::Fits(hash("b")),
-            Before::Same(&ending),
+            Some(&ending),
             &["b", "a"],
             Some(1001),
         );
-        check(&Written::Own, Before::Same(&delivery(&[], None)), &[], None);
+        check(&Written::Own, Some(&former(&[], None)), &[], None);
     }
 
     #[test]
     fn what_was_made_for_another_place_opens_nothing() {
-        let one = delivery(&["a"], None);
+        let one = former(&["a"], None);
         let stale = Written::Stale(hash("a"));
-        for before in [Before::Nothing, Before::Same(&one), Before::Elsewhere(&one)] {
+        for before in [None, Some(&one), Some(&elsewhere(&["a"]))] {
             check(&stale, before, &[], None);
-            assert!(accepted(&stale, before, at(1000)).is_stale);
+            assert!(accepted(&stale, &here(), before, at(1000)).is_stale);
         }
         let fresh = Written::Fits(hash("b"));
-        check(&fresh, Before::Elsewhere(&one), &["b"], None);
+        check(&fresh, Some(&elsewhere(&["a"])), &["b"], None);
     }
 
     #[test]
     fn an_unmarked_key_belongs_to_where_it_was_first_seen() {
         let (a, b) = (Written::Unmarked(hash("a")), Written::Unmarked(hash("b")));
         // As an installation key in rotation left it.
-        let old = delivery(&["a", "before"], None);
-        check(&a, Before::Same(&old), &["a"], None);
-        check(&a, Before::Nothing, &["a"], None);
+        let old = former(&["a", "before"], None);
+        check(&a, Some(&old), &["a"], None);
+        check(&a, None, &["a"], None);
         // An older replica of the webhook made it for the new place.
-        check(&b, Before::Elsewhere(&old), &["b"], None);
-        let moved = accepted(&a, Before::Elsewhere(&old), at(1000));
+        check(&b, Some(&elsewhere(&["a", "before"])), &["b"], None);
+        let moved = accepted(&a, &here(), Some(&elsewhere(&["a", "before"])), at(1000));
         assert!(moved.is_stale && moved.hashes.is_empty());
         // The binding is for the new place by now, and still does not take it.
-        let empty = delivery(&[], None);
-        let still = accepted(&a, Before::Same(&empty), at(1000));
+        let empty = former(&[], None);
+        let still = accepted(&a, &here(), Some(&empty), at(1000));
         assert!(still.is_stale && still.hashes.is_empty());
     }
 }

@@ -5,15 +5,15 @@
 //! A Secret that is wrong in some other way can still be asked whether it is
 //! for the same as before.
 
-use shared::{
-    binding::{CredentialBindingSpec, ProxyKind, TargetKind},
-    registry::RepositoryReference,
-};
-
 use super::{
     SecretKind,
     repository::RepositoryType,
     values::{SecretValues, key},
+};
+use sha2::{Digest, Sha256};
+use shared::{
+    binding::{CredentialBindingSpec, ProxyKind, TargetKind},
+    registry::RepositoryReference,
 };
 
 /// Project, URL and type of a Secret. Two spellings of one URL are equal where
@@ -75,20 +75,49 @@ impl Place {
         self.kind
     }
 
-    /// Whether a binding is for this project, target and type.
-    pub fn is_of(&self, spec: &CredentialBindingSpec) -> bool {
+    /// Tells what a binding of this is for from what another one is for.
+    pub fn print(&self) -> PlacePrint {
+        PlacePrint::new(
+            self.project.as_deref(),
+            self.target,
+            &self.address,
+            self.proxy_kind,
+        )
+    }
+}
+
+/// Project, target and type of a binding, in a form that is cheap to keep. Two
+/// are equal where those are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PlacePrint([u8; 32]);
+
+impl PlacePrint {
+    /// What a binding is for.
+    pub fn of(spec: &CredentialBindingSpec) -> Self {
+        let target = &spec.target;
         // What has no proxy, and is no cluster, is delivered to Helm OCI.
-        let proxy_kind = match spec.target.kind {
+        let proxy_kind = match target.kind {
             TargetKind::Cluster => None,
             TargetKind::Registry => Some(spec.proxy.as_ref().map_or(ProxyKind::Oci, |it| it.kind)),
         };
-        (&self.project, self.target, &self.address, self.proxy_kind)
-            == (
-                &spec.project,
-                spec.target.kind,
-                &spec.target.address,
-                proxy_kind,
-            )
+        Self::new(
+            spec.project.as_deref(),
+            target.kind,
+            &target.address,
+            proxy_kind,
+        )
+    }
+
+    fn new(
+        project: Option<&str>,
+        target: TargetKind,
+        address: &str,
+        proxy_kind: Option<ProxyKind>,
+    ) -> Self {
+        // Neither a project nor an address has a line break, nor does Debug
+        // leave one.
+        let text = format!("{project:?}\n{target:?}\n{address:?}\n{proxy_kind:?}");
+        Self(Sha256::digest(text).into())
     }
 }
 

@@ -5,7 +5,7 @@ use crate::{
     controller::testing::{self, object},
     source::{
         derive,
-        tests::{derivation, quay, secret},
+        tests::{derivation, of_project, quay, secret},
     },
 };
 
@@ -169,4 +169,53 @@ fn a_stolen_proxy_is_said_on_the_secret_and_the_rest_where_a_binding_says_it() {
     let expected = vec![Code::InvalidUrl, Code::ProxyForeign, Code::ProxyNotWritten];
     assert_eq!(said(&invalid), Some(expected));
     assert_eq!(said(&Derived::Absent), None);
+}
+
+#[test]
+fn a_broken_secret_that_is_for_something_else_loses_its_binding() {
+    let (owner, spec) = valid();
+    let problems = vec![Named::new(Code::InvalidUrl, "Secret argocd/quay")];
+    let elsewhere = Derived::Elsewhere(owner, problems.clone());
+    let binding = existing(&spec);
+    assert_eq!(plan(&key(), &elsewhere, Some(&binding)), Plan::Delete);
+    assert_eq!(plan(&key(), &elsewhere, None), Plan::Nothing);
+    let mut foreign = existing(&spec);
+    foreign.owners[0].uid = "another".into();
+    let expected = Plan::Report(problems.clone());
+    assert_eq!(plan(&key(), &elsewhere, Some(&foreign)), expected);
+    let (_, said) = on_secret(&elsewhere, &[]).unwrap();
+    assert_eq!(said, problems);
+}
+
+#[test]
+fn a_binding_that_no_key_opens_says_why() {
+    let (_, mut spec) = valid();
+    let keyless = |spec: &CredentialBindingSpec, notices: &[Named]| {
+        keyless("Secret argocd/quay", &Former::of(spec), notices).map(|it| it.code)
+    };
+    assert_eq!(keyless(&spec, &[]), None, "docker-config");
+    match derive(&derivation(), &of_project("quay", None)) {
+        Derived::Valid(_, by_proxy) => spec = by_proxy,
+        other => panic!("{other:?}"),
+    }
+    let notice = |code| Named::new(code, "Secret argocd/quay");
+    assert_eq!(keyless(&spec, &[]), Some(Code::ProxyNotWritten));
+    let notices = [
+        notice(Code::ProxyBypassed),
+        notice(Code::ProxyKeyStale),
+        notice(Code::ProxyNotWritten),
+    ];
+    assert_eq!(keyless(&spec, &notices), Some(Code::ProxyKeyStale));
+    spec.proxy.as_mut().unwrap().key_sha256.push("0".repeat(64));
+    assert_eq!(keyless(&spec, &notices), None);
+}
+
+#[test]
+fn a_stale_key_is_said_on_the_secret_too() {
+    let (owner, spec) = valid();
+    let stale = Named::new(Code::ProxyKeyStale, "Secret argocd/quay");
+    let notices = std::slice::from_ref(&stale);
+    let valid = Derived::Valid(owner, spec);
+    let (_, said) = on_secret(&valid, notices).unwrap();
+    assert_eq!(said, notices);
 }

@@ -42,15 +42,15 @@ pub(super) fn entry<'a>(
     }
     let fits = |value| matches!(proxy_key::judge(value, subject), Written::Fits(_));
     let former = before.and_then(|before| before.proxy);
-    if rotates {
+    // Also one that was made for the new place: others have read it since.
+    if rotates || before.is_some_and(|before| !before.is_same_place) {
         // A second look at the same request finds the key of the first.
         let is_new = fits(written) && written != former;
         return if is_new { Entry::Keep } else { Entry::Draw };
     }
     let is_of_earlier_version = matches!(proxy_key::judge(former, subject), Written::Unmarked(_));
-    let stays = before.is_some_and(|before| before.is_same_place) && is_of_earlier_version;
     match former {
-        Some(former) if fits(Some(former)) || stays => {
+        Some(former) if fits(Some(former)) || is_of_earlier_version => {
             if written == Some(former) {
                 Entry::Keep
             } else {
