@@ -52,9 +52,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 /// # Errors
 /// When there is none.
 pub async fn client() -> anyhow::Result<Client> {
-    Client::try_default().await.context(
+    let config = kube::Config::infer().await.context(
         "there is no way to the API server: run in a pod with a service account, or set KUBECONFIG",
-    )
+    )?;
+    controller::client(config).context("the way to the API server cannot be used")
 }
 
 /// Runs the control plane until `stop` completes, then drains.

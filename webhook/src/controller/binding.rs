@@ -1,24 +1,37 @@
-//! A CredentialBinding as the controller sees it: whatever the API server has
-//! flows in, a typed view flows out. Never fails.
+//! A CredentialBinding as the controller keeps it: what the API server has
+//! flows in, what conditions and plans are made from flows out. Pure.
+//!
+//! There may be tens of thousands of them, so the spec itself is not kept: its
+//! [`Print`] tells whether it is the one that the Secret asks for.
 
-use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
-use shared::binding::{
-    CredentialBindingSpec, CredentialBindingStatus, GROUP, KIND, PLURAL, VERSION,
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, LazyLock},
 };
 
-/// The resource in the API.
-pub fn resource() -> ApiResource {
-    let kind = GroupVersionKind::gvk(GROUP, VERSION, KIND);
-    ApiResource::from_gvk_with_plural(&kind, PLURAL)
+use jiff::Timestamp;
+use shared::{
+    binding::{
+        Condition, CredentialBindingSpec, CredentialBindingStatus, CredentialKind, Delivery,
+        ExchangeKind, NodeError, NodeState, NodeStatus, undeliverable,
+    },
+    errors::Named,
+};
+
+use crate::{account, derive::object_name};
+
+/// A binding as it was seen: what is kept, and the spec, which is not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// What is kept.
+    pub binding: Binding,
+    /// The spec; `None` if it does not have the shape of one.
+    pub spec: Option<CredentialBindingSpec>,
 }
 
-/// What the controller needs to know of a binding.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Binding {
-    /// Its name, which is that of its Secret.
-    pub name: String,
+/// What the API server says of every object.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Metadata {
     /// Its uid.
     pub uid: String,
     /// The version that was seen.
@@ -27,29 +40,100 @@ pub struct Binding {
     pub generation: i64,
     /// When it was created.
     pub created: Option<Timestamp>,
-    /// Its owners.
-    pub owners: Vec<OwnerReference>,
+    /// The uids of its owners.
+    pub owners: Vec<String>,
     /// Whether it is being deleted.
     pub deleting: bool,
-    /// The spec; `None` if it does not have the shape of one.
-    pub spec: Option<CredentialBindingSpec>,
-    /// The status; empty if it does not have the shape of one.
-    pub status: CredentialBindingStatus,
 }
 
-impl From<DynamicObject> for Binding {
-    fn from(mut object: DynamicObject) -> Self {
-        let metadata = object.metadata;
+/// What the controller needs to know of a binding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Binding {
+    /// What every object has.
+    pub metadata: Metadata,
+    /// Of its spec; `None` if that does not have the shape of one.
+    pub spec: Option<SpecView>,
+    /// Of its status.
+    pub status: StatusView,
+}
+
+/// What is kept of a spec.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SpecView {
+    /// Tells it from others.
+    pub print: Print,
+    /// Service accounts whose pods may have the credential.
+    pub consumers: Box<[Arc<str>]>,
+    /// Whether the credential travels by the credential proxy.
+    pub is_proxied: bool,
+    /// The service account without which there is no credential.
+    pub account: Option<Arc<str>>,
+    /// The kind of proof.
+    pub credential: CredentialKind,
+    /// The exchange.
+    pub exchange: ExchangeKind,
+    /// Why this version delivers nothing for it, if so.
+    pub undeliverable: Option<Box<Named>>,
+}
+
+/// What is kept of a status; empty if it does not have the shape of one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StatusView {
+    /// What the controller wrote last.
+    pub conditions: Box<[Condition]>,
+    /// What nodes report.
+    pub nodes: Box<[NodeView]>,
+    /// The expiry that the controller wrote last.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What is kept of a node's report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeView {
+    /// The node's name.
+    pub name: Arc<str>,
+    /// The generation that it speaks of.
+    pub observed_generation: i64,
+    /// Whether consumers on the node have a valid credential.
+    pub state: NodeState,
+    /// When that expires.
+    pub expires_at: Option<Timestamp>,
+    /// Why the last attempt failed.
+    pub error: Option<Box<NodeError>>,
+}
+
+/// Tells specs apart within one process. Two specs have the same print by a
+/// chance of 1 in 2^128, under keys that are drawn at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Print([u64; 2]);
+
+impl Print {
+    /// The print of a spec.
+    pub fn of(spec: &CredentialBindingSpec) -> Self {
+        static KEYS: LazyLock<[RandomState; 2]> = LazyLock::new(Default::default);
+        // A spec is made of strings and lists: it is always written.
+        let text = serde_json::to_vec(spec).unwrap_or_default();
+        Self([KEYS[0].hash_one(&text), KEYS[1].hash_one(&text)])
+    }
+}
+
+impl Observed {
+    /// The binding `namespace/name`, of what the API server has.
+    pub fn new(
+        namespace: &str,
+        name: &str,
+        metadata: Metadata,
+        spec: Option<CredentialBindingSpec>,
+        status: CredentialBindingStatus,
+    ) -> Self {
+        let view = |spec| SpecView::new(&object_name(namespace, name), spec);
         Self {
-            name: metadata.name.unwrap_or_default(),
-            uid: metadata.uid.unwrap_or_default(),
-            resource_version: metadata.resource_version.unwrap_or_default(),
-            generation: metadata.generation.unwrap_or_default(),
-            created: metadata.creation_timestamp.map(|time| time.0),
-            owners: metadata.owner_references.unwrap_or_default(),
-            deleting: metadata.deletion_timestamp.is_some(),
-            spec: serde_json::from_value(object.data["spec"].take()).ok(),
-            status: serde_json::from_value(object.data["status"].take()).unwrap_or_default(),
+            binding: Binding {
+                metadata,
+                spec: spec.as_ref().map(view),
+                status: status.into(),
+            },
+            spec,
         }
     }
 }
@@ -57,6 +141,53 @@ impl From<DynamicObject> for Binding {
 impl Binding {
     /// Whether the Secret with this uid owns it.
     pub fn is_owned_by(&self, uid: &str) -> bool {
-        self.owners.iter().any(|owner| owner.uid == uid)
+        self.metadata.owners.iter().any(|owner| owner == uid)
+    }
+
+    /// What was last written of a condition.
+    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+        let mut written = self.status.conditions.iter();
+        written.find(|condition| condition.kind == kind)
+    }
+}
+
+impl SpecView {
+    fn new(object: &str, spec: &CredentialBindingSpec) -> Self {
+        let account = || spec.identity.service_account.as_str().into();
+        Self {
+            print: Print::of(spec),
+            consumers: spec
+                .consumers
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
+            is_proxied: spec.delivery == Delivery::Proxy,
+            account: account::is_needed(spec).then(account),
+            credential: spec.identity.credential,
+            exchange: spec.exchange.kind,
+            undeliverable: undeliverable(object, spec).map(Box::new),
+        }
+    }
+}
+
+impl From<CredentialBindingStatus> for StatusView {
+    fn from(status: CredentialBindingStatus) -> Self {
+        Self {
+            conditions: status.conditions.into(),
+            nodes: status.nodes.into_iter().map(NodeView::from).collect(),
+            expires_at: status.expires_at,
+        }
+    }
+}
+
+impl From<NodeStatus> for NodeView {
+    fn from(node: NodeStatus) -> Self {
+        Self {
+            name: node.name.into(),
+            observed_generation: node.observed_generation,
+            state: node.state,
+            expires_at: node.expires_at,
+            error: node.error.map(Box::new),
+        }
     }
 }

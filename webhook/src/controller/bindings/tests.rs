@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    controller::testing::{self, object},
+    controller::testing::{self, observed},
     source::{
         derive,
         tests::{derivation, quay, secret},
@@ -24,41 +24,37 @@ fn valid() -> (Owner, Box<CredentialBindingSpec>) {
 }
 
 fn existing(spec: &CredentialBindingSpec) -> Binding {
-    object("quay", 1, json!(spec), json!({})).into()
+    observed("quay", 1, json!(spec), json!({})).binding
+}
+
+fn meaning(derived: &Derived) -> Meaning {
+    Meaning::from(derived)
 }
 
 #[test]
 fn a_new_or_changed_secret_is_applied_and_an_unchanged_one_reported() {
     let (owner, spec) = valid();
-    let derived = Derived::Valid(owner.clone(), spec.clone());
-    let apply = Plan::Apply(owner.clone(), spec.clone());
-    assert_eq!(plan(&key(), &derived, None), apply);
+    let meaning = meaning(&Derived::Valid(owner, spec.clone()));
+    assert_eq!(plan(&key(), &meaning, None), Plan::Apply);
     let same = existing(&spec);
     assert_eq!(
-        plan(&key(), &derived, Some(&same)),
+        plan(&key(), &meaning, Some(&same)),
         Plan::Report(Vec::new())
     );
 
-    let mut edited = existing(&spec);
-    edited
-        .spec
-        .as_mut()
-        .unwrap()
-        .consumers
-        .push("default".into());
-    assert_eq!(
-        plan(&key(), &derived, Some(&edited)),
-        apply,
-        "an edit by hand is undone"
-    );
+    let mut edited = spec.clone();
+    edited.consumers.push("default".into());
+    let edited = existing(&edited);
+    let planned = plan(&key(), &meaning, Some(&edited));
+    assert_eq!(planned, Plan::Apply, "an edit by hand is undone");
     let mut unreadable = existing(&spec);
     unreadable.spec = None;
-    assert_eq!(plan(&key(), &derived, Some(&unreadable)), apply);
+    assert_eq!(plan(&key(), &meaning, Some(&unreadable)), Plan::Apply);
     let mut foreign = existing(&spec);
-    foreign.owners.clear();
-    assert_eq!(plan(&key(), &derived, Some(&foreign)), apply);
-    foreign.deleting = true;
-    assert_eq!(plan(&key(), &derived, Some(&foreign)), Plan::Nothing);
+    foreign.metadata.owners.clear();
+    assert_eq!(plan(&key(), &meaning, Some(&foreign)), Plan::Apply);
+    foreign.metadata.deleting = true;
+    assert_eq!(plan(&key(), &meaning, Some(&foreign)), Plan::Nothing);
 }
 
 #[test]
@@ -70,23 +66,24 @@ fn a_broken_secret_keeps_the_last_good_spec() {
         panic!("{derived:?}");
     };
     let expected = Plan::Report(problems.clone());
-    assert_eq!(plan(&key(), &derived, Some(&existing(&spec))), expected);
-    assert_eq!(plan(&key(), &derived, None), Plan::Nothing);
+    let broken = meaning(&derived);
+    assert_eq!(plan(&key(), &broken, Some(&existing(&spec))), expected);
+    assert_eq!(plan(&key(), &broken, None), Plan::Nothing);
 }
 
 #[test]
 fn only_a_binding_of_that_very_secret_is_deleted() {
     let (owner, spec) = valid();
-    let unused = Derived::Unused(owner);
+    let unused = meaning(&Derived::Unused(owner));
     assert_eq!(plan(&key(), &unused, Some(&existing(&spec))), Plan::Delete);
     assert_eq!(plan(&key(), &unused, None), Plan::Nothing);
     let mut other = existing(&spec);
-    for derived in [unused, Derived::Absent] {
-        other.owners = existing(&spec).owners;
-        other.owners[0].uid = "another".into();
-        let plan_for = |binding: &Binding| plan(&key(), &derived, Some(binding));
+    for meaning in [unused, Meaning::Absent] {
+        other.metadata.owners = existing(&spec).metadata.owners;
+        other.metadata.owners[0] = "another".into();
+        let plan_for = |binding: &Binding| plan(&key(), &meaning, Some(binding));
         assert_eq!(plan_for(&other), Plan::Nothing, "it is garbage collected");
-        other.owners.clear();
+        other.metadata.owners.clear();
         match plan_for(&other) {
             Plan::Report(problems) => assert_eq!(problems[0].code, Code::BindingNotFound),
             plan => panic!("{plan:?}"),
@@ -97,7 +94,7 @@ fn only_a_binding_of_that_very_secret_is_deleted() {
 #[test]
 fn the_manifest_is_owned_by_its_secret_without_touching_it() {
     let (owner, spec) = valid();
-    let manifest = manifest(&key(), &owner, &spec);
+    let manifest = manifest(&key(), &owner.uid, &spec);
     assert_eq!(
         manifest["metadata"]["ownerReferences"],
         json!([{
@@ -113,7 +110,7 @@ fn the_manifest_is_owned_by_its_secret_without_touching_it() {
 fn pruning_removes_by_place_and_guards_the_version() {
     let nodes = ["a", "b", "c"].map(|name| json!({"name": name, "state": "Ready"}));
     let spec = testing::quay("quay.example.org");
-    let binding: Binding = object("quay", 1, spec, json!({"nodes": nodes})).into();
+    let binding = observed("quay", 1, spec, json!({"nodes": nodes})).binding;
     assert_eq!(prune_patch(&binding, &BTreeSet::new()), None);
     let patch = prune_patch(&binding, &BTreeSet::from(["a", "c"])).unwrap();
     assert_eq!(
@@ -133,8 +130,9 @@ fn a_status_without_expiry_clears_the_old_one() {
         problems: &[],
         blocked: None,
         notices: &[],
-        nodes: None,
-        service_accounts: None,
+        vanished: Some(&[]),
+        has_consumer: Some(true),
+        is_partial: false,
     };
     let verdict = status::judge(&binding, around, Timestamp::UNIX_EPOCH);
     let manifest = status_manifest(&key(), &verdict);
@@ -152,14 +150,14 @@ fn a_stolen_proxy_is_said_on_the_secret_and_the_rest_where_a_binding_says_it() {
     let notice = |code| Named::new(code, "Secret argocd/quay");
     let all = [notice(Code::ProxyForeign), notice(Code::ProxyNotWritten)];
     let (owner, spec) = valid();
-    let said = |derived: &Derived| {
-        let (_, problems) = on_secret(derived, &all)?;
+    let said = |meaning: &Meaning| {
+        let (_, problems) = on_secret(meaning, &all)?;
         Some(problems.into_iter().map(|it| it.code).collect::<Vec<_>>())
     };
-    let valid = Derived::Valid(owner.clone(), spec);
+    let valid = meaning(&Derived::Valid(owner.clone(), spec));
     assert_eq!(said(&valid), Some(vec![Code::ProxyForeign]));
     assert_eq!(on_secret(&valid, &all[1..]), None);
-    let unused = Derived::Unused(owner.clone());
+    let unused = meaning(&Derived::Unused(owner.clone()));
     assert_eq!(
         said(&unused),
         Some(vec![Code::ProxyForeign, Code::ProxyNotWritten])
@@ -167,6 +165,6 @@ fn a_stolen_proxy_is_said_on_the_secret_and_the_rest_where_a_binding_says_it() {
     assert_eq!(on_secret(&unused, &[]), None);
     let invalid = Derived::Invalid(owner, vec![notice(Code::InvalidUrl)]);
     let expected = vec![Code::InvalidUrl, Code::ProxyForeign, Code::ProxyNotWritten];
-    assert_eq!(said(&invalid), Some(expected));
-    assert_eq!(said(&Derived::Absent), None);
+    assert_eq!(said(&meaning(&invalid)), Some(expected));
+    assert_eq!(said(&Meaning::Absent), None);
 }
