@@ -37,7 +37,7 @@ const KNOWN: [&str; 5] = [
 const LONGEST: usize = 2048;
 
 /// The annotations of a service account that matter here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Annotations(BTreeMap<&'static str, String>);
 
 impl Annotations {

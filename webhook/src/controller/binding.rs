@@ -5,6 +5,7 @@
 //! [`Print`] tells whether it is the one that the Secret asks for.
 
 use std::{
+    borrow::Cow,
     hash::{BuildHasher, RandomState},
     sync::{Arc, LazyLock},
 };
@@ -15,9 +16,10 @@ use shared::{
         Condition, CredentialBindingSpec, CredentialBindingStatus, CredentialKind, Delivery,
         ExchangeKind, NodeError, NodeState, NodeStatus, undeliverable,
     },
-    errors::Named,
+    errors::{Code, Named},
 };
 
+use super::status::{DEGRADED, READY, WORDS};
 use crate::{account, derive::object_name};
 
 /// A binding as it was seen: what is kept, and the spec, which is not.
@@ -33,15 +35,15 @@ pub struct Observed {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata {
     /// Its uid.
-    pub uid: String,
+    pub uid: Box<str>,
     /// The version that was seen.
-    pub resource_version: String,
+    pub resource_version: Box<str>,
     /// The spec's generation.
     pub generation: i64,
     /// When it was created.
     pub created: Option<Timestamp>,
     /// The uids of its owners.
-    pub owners: Vec<String>,
+    pub owners: Box<[Box<str>]>,
     /// Whether it is being deleted.
     pub deleting: bool,
 }
@@ -63,7 +65,7 @@ pub struct SpecView {
     /// Tells it from others.
     pub print: Print,
     /// Service accounts whose pods may have the credential.
-    pub consumers: Box<[Arc<str>]>,
+    pub consumers: Arc<[Arc<str>]>,
     /// Whether the credential travels by the credential proxy.
     pub is_proxied: bool,
     /// The service account without which there is no credential.
@@ -80,11 +82,28 @@ pub struct SpecView {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StatusView {
     /// What the controller wrote last.
-    pub conditions: Box<[Condition]>,
+    pub conditions: Box<[ConditionView]>,
     /// What nodes report.
     pub nodes: Box<[NodeView]>,
     /// The expiry that the controller wrote last.
     pub expires_at: Option<Timestamp>,
+}
+
+/// What is kept of a condition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConditionView {
+    /// [`READY`] or [`DEGRADED`].
+    pub kind: &'static str,
+    /// `True`, `False` or `Unknown`.
+    pub status: &'static str,
+    /// One word, in most cases one of the catalogue.
+    pub reason: Cow<'static, str>,
+    /// The whole sentence.
+    pub message: Box<str>,
+    /// When `status` last changed.
+    pub last_transition_time: Timestamp,
+    /// The generation that this speaks of.
+    pub observed_generation: i64,
 }
 
 /// What is kept of a node's report.
@@ -92,8 +111,8 @@ pub struct StatusView {
 pub struct NodeView {
     /// The node's name.
     pub name: Arc<str>,
-    /// The generation that it speaks of.
-    pub observed_generation: i64,
+    /// Whether it speaks of an earlier generation.
+    pub is_behind: bool,
     /// Whether consumers on the node have a valid credential.
     pub state: NodeState,
     /// When that expires.
@@ -126,12 +145,13 @@ impl Observed {
         spec: Option<CredentialBindingSpec>,
         status: CredentialBindingStatus,
     ) -> Self {
+        let status = StatusView::new(status, metadata.generation);
         let view = |spec| SpecView::new(&object_name(namespace, name), spec);
         Self {
             binding: Binding {
                 metadata,
                 spec: spec.as_ref().map(view),
-                status: status.into(),
+                status,
             },
             spec,
         }
@@ -141,11 +161,11 @@ impl Observed {
 impl Binding {
     /// Whether the Secret with this uid owns it.
     pub fn is_owned_by(&self, uid: &str) -> bool {
-        self.metadata.owners.iter().any(|owner| owner == uid)
+        self.metadata.owners.iter().any(|owner| **owner == *uid)
     }
 
     /// What was last written of a condition.
-    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+    pub fn condition(&self, kind: &str) -> Option<&ConditionView> {
         let mut written = self.status.conditions.iter();
         written.find(|condition| condition.kind == kind)
     }
@@ -170,21 +190,58 @@ impl SpecView {
     }
 }
 
-impl From<CredentialBindingStatus> for StatusView {
-    fn from(status: CredentialBindingStatus) -> Self {
+impl StatusView {
+    fn new(status: CredentialBindingStatus, generation: i64) -> Self {
+        let conditions = status.conditions.into_iter();
+        let nodes = status.nodes.into_iter();
         Self {
-            conditions: status.conditions.into(),
-            nodes: status.nodes.into_iter().map(NodeView::from).collect(),
+            // Others' are none of the controller's business.
+            conditions: conditions.filter_map(ConditionView::new).collect(),
+            nodes: nodes.map(|node| NodeView::new(node, generation)).collect(),
             expires_at: status.expires_at,
         }
     }
 }
 
-impl From<NodeStatus> for NodeView {
-    fn from(node: NodeStatus) -> Self {
+impl ConditionView {
+    fn new(condition: Condition) -> Option<Self> {
+        let word = |word: &str| WORDS.into_iter().find(|known| *known == word);
+        let reason = word(&condition.reason);
+        let code = || Code::from_name(&condition.reason).map(Code::as_str);
+        Some(Self {
+            kind: [READY, DEGRADED]
+                .into_iter()
+                .find(|kind| *kind == condition.kind)?,
+            status: word(&condition.status).unwrap_or_default(),
+            reason: match reason.or_else(code) {
+                Some(known) => Cow::Borrowed(known),
+                None => Cow::Owned(condition.reason),
+            },
+            message: condition.message.into(),
+            last_transition_time: condition.last_transition_time,
+            observed_generation: condition.observed_generation,
+        })
+    }
+}
+
+impl From<&ConditionView> for Condition {
+    fn from(view: &ConditionView) -> Self {
+        Self {
+            kind: view.kind.to_owned(),
+            status: view.status.to_owned(),
+            reason: view.reason.clone().into_owned(),
+            message: view.message.to_string(),
+            last_transition_time: view.last_transition_time,
+            observed_generation: view.observed_generation,
+        }
+    }
+}
+
+impl NodeView {
+    fn new(node: NodeStatus, generation: i64) -> Self {
         Self {
             name: node.name.into(),
-            observed_generation: node.observed_generation,
+            is_behind: node.observed_generation < generation,
             state: node.state,
             expires_at: node.expires_at,
             error: node.error.map(Box::new),

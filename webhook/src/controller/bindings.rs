@@ -6,8 +6,9 @@
 //! what it meant then is kept, its values are not.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -35,7 +36,6 @@ use super::{
     world::{Key, Snapshot},
 };
 use crate::{
-    account::Annotations,
     derive::{Derivation, object_name},
     issuer::keys::{Algorithm, InForce},
     source::{self, Derived, Found, Owner},
@@ -173,35 +173,32 @@ fn on_secret<'m>(meaning: &'m Meaning, notices: &[Named]) -> Option<(&'m str, Ve
     (!problems.is_empty()).then_some((uid, problems))
 }
 
-/// What a look at a Secret found, and for which version of things.
+/// What a look at a Secret found.
 #[derive(Debug, Clone)]
 struct Look {
-    secret: Option<Arc<str>>,
-    rotations: u64,
-    account: Option<Option<Annotations>>,
+    /// What the look depended on, by [`Look::causes`].
+    causes: Option<u64>,
     meaning: Meaning,
-    lacks: Option<Named>,
-    notices: Vec<Named>,
+    lacks: Option<Box<Named>>,
+    notices: Box<[Named]>,
 }
 
 impl Look {
     fn new(around: &Snapshot, found: &Found) -> Self {
         Self {
-            secret: around.secret.clone(),
-            rotations: around.rotations,
-            account: around.account.clone(),
+            causes: Self::causes(around),
             meaning: Meaning::from(&found.derived),
-            lacks: found.lacks.clone(),
-            notices: found.notices.clone(),
+            lacks: found.lacks.clone().map(Box::new),
+            notices: found.notices.as_slice().into(),
         }
     }
 
-    /// Whether another look would find the same.
-    fn is_valid(&self, around: &Snapshot) -> bool {
-        let is_same = self.secret == around.secret
-            && self.rotations == around.rotations
-            && self.account == around.account;
-        is_same && around.secret.is_some() && around.account.is_some()
+    /// Tells what a look depends on from what it was before; `None` while that
+    /// is not known.
+    fn causes(around: &Snapshot) -> Option<u64> {
+        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let (secret, account) = (around.secret.as_ref()?, around.account.as_ref()?);
+        Some(KEYS.hash_one((secret, account, around.rotations)))
     }
 }
 
@@ -219,7 +216,7 @@ pub struct Reconciler {
     signature: InForce,
     events: Events,
     /// What Secrets meant at the last look.
-    looks: Mutex<HashMap<Key, Look>>,
+    looks: Mutex<BTreeMap<Key, Look>>,
     /// What was last said on Secrets, so that it is said once while its event
     /// lives.
     said: Mutex<HashMap<Key, Said>>,
@@ -240,13 +237,6 @@ impl Reconciler {
         }
     }
 
-    /// Forgets what was said and seen, because another process has been at
-    /// work since.
-    pub fn forget(&self) {
-        lock(&self.looks).clear();
-        lock(&self.said).clear();
-    }
-
     /// Looks at one Secret and its binding once. Returns after how long to
     /// look again although nothing changes, if at all.
     ///
@@ -257,8 +247,9 @@ impl Reconciler {
         key: &Key,
         around: &Snapshot,
     ) -> Result<Option<Duration>, Failure> {
+        let causes = Look::causes(around);
         let known = lock(&self.looks).get(key).cloned();
-        let known = known.filter(|look| look.is_valid(around));
+        let known = known.filter(|look| causes.is_some() && look.causes == causes);
         let (look, mut spec) = match known {
             Some(look) => (look, None),
             None => self.look(key, around).await?,
@@ -286,8 +277,8 @@ impl Reconciler {
         let again = match (plan, binding) {
             (Plan::Delete, Some(binding)) => self.delete(key, binding).await.map(|()| None)?,
             (Plan::Report(mut problems), Some(binding)) => {
-                problems.extend(look.lacks);
-                self.report(key, binding, around, &problems, look.notices)
+                problems.extend(look.lacks.map(|lacks| *lacks));
+                self.report(key, binding, around, &problems, look.notices.into())
                     .await?
             }
             _ => None,
@@ -374,7 +365,7 @@ impl Reconciler {
     async fn delete(&self, key: &Key, binding: &Binding) -> Result<(), Failure> {
         let parameters = DeleteParams {
             preconditions: Some(Preconditions {
-                uid: Some(binding.metadata.uid.clone()),
+                uid: Some(binding.metadata.uid.to_string()),
                 resource_version: None,
             }),
             ..DeleteParams::default()
@@ -550,7 +541,7 @@ fn status_manifest(key: &Key, verdict: &Verdict) -> Value {
 /// Removes the entries of these nodes from the version that was seen.
 fn prune_patch(binding: &Binding, gone: &BTreeSet<&str>) -> Option<json_patch::Patch> {
     let mut operations = vec![json!({
-        "op": "test", "path": "/metadata/resourceVersion", "value": binding.metadata.resource_version,
+        "op": "test", "path": "/metadata/resourceVersion", "value": &*binding.metadata.resource_version,
     })];
     // From the end, so that no index moves.
     for (at, node) in binding.status.nodes.iter().enumerate().rev() {

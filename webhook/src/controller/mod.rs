@@ -23,6 +23,8 @@ pub mod binding;
 pub mod bindings;
 pub mod claims;
 mod events;
+#[cfg(test)]
+mod fake;
 mod listed;
 pub mod metrics;
 mod objects;

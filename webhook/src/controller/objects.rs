@@ -45,11 +45,11 @@ impl BindingObject {
         let namespace = metadata.namespace.unwrap_or_default();
         let owners = metadata.owner_references.unwrap_or_default().into_iter();
         let kept = Metadata {
-            uid: metadata.uid.unwrap_or_default(),
-            resource_version: metadata.resource_version.unwrap_or_default(),
+            uid: metadata.uid.unwrap_or_default().into(),
+            resource_version: metadata.resource_version.unwrap_or_default().into(),
             generation: metadata.generation.unwrap_or_default(),
             created: metadata.creation_timestamp.map(|time| time.0),
-            owners: owners.map(|owner| owner.uid).collect(),
+            owners: owners.map(|owner| owner.uid.into()).collect(),
             deleting: metadata.deletion_timestamp.is_some(),
         };
         let (spec, status) = (self.spec.0, self.status.0.unwrap_or_default());

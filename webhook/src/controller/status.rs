@@ -25,6 +25,22 @@ const TRUE: &str = "True";
 const FALSE: &str = "False";
 const UNKNOWN: &str = "Unknown";
 
+const NO_CONSUMER: &str = "no-consumer";
+const PENDING: &str = "pending";
+const IS_READY: &str = "ready";
+const AS_EXPECTED: &str = "as-expected";
+
+/// What conditions are made of besides the catalogue's codes and sentences.
+pub(super) const WORDS: [&str; 7] = [
+    TRUE,
+    FALSE,
+    UNKNOWN,
+    NO_CONSUMER,
+    PENDING,
+    IS_READY,
+    AS_EXPECTED,
+];
+
 /// A condition's message is longer than this only by mistake.
 const LONGEST_MESSAGE: usize = 2048;
 
@@ -62,6 +78,20 @@ pub struct Verdict {
     pub again_at: Option<Timestamp>,
 }
 
+impl StatusView {
+    fn has(&self, condition: &Condition) -> bool {
+        let mut written = self.conditions.iter();
+        written.any(|written| {
+            written.kind == condition.kind
+                && written.status == condition.status
+                && written.reason == condition.reason
+                && *written.message == *condition.message
+                && written.last_transition_time == condition.last_transition_time
+                && written.observed_generation == condition.observed_generation
+        })
+    }
+}
+
 /// Judges a binding.
 ///
 /// While not everything is known that a condition is made from, it stays as it
@@ -85,7 +115,7 @@ pub fn judge(binding: &Binding, around: Circumstances<'_>, now: Timestamp) -> Ve
         let before = binding.condition(kind);
         match before.filter(|before| is_partial && !(finding.status == bad && before.status != bad))
         {
-            Some(before) => before.clone(),
+            Some(before) => before.into(),
             None => condition(binding, kind, finding, now),
         }
     });
@@ -113,7 +143,12 @@ impl Verdict {
             }
             (written, expiry) => written == expiry,
         };
-        *self.conditions != *written.conditions || !is_true_still
+        self.conditions.len() != written.conditions.len()
+            || !self
+                .conditions
+                .iter()
+                .all(|condition| written.has(condition))
+            || !is_true_still
     }
 }
 
@@ -147,7 +182,7 @@ fn ready(
         return Finding::named(FALSE, error);
     }
     if live.is_empty() {
-        return Finding::new(UNKNOWN, "no-consumer", missing_consumer(binding, around));
+        return Finding::new(UNKNOWN, NO_CONSUMER, missing_consumer(binding, around));
     }
     let without = live.iter().find(|node| !has_valid(node, now));
     match without {
@@ -159,16 +194,13 @@ fn ready(
             },
             None => Finding::new(
                 FALSE,
-                "pending",
+                PENDING,
                 on(node, "the first credential is being obtained"),
             ),
         },
-        None => match live
-            .iter()
-            .find(|node| node.observed_generation < binding.metadata.generation)
-        {
-            Some(node) => Finding::new(FALSE, "pending", on(node, "a change is being taken in")),
-            None => Finding::new(TRUE, "ready", nodes(live.len())),
+        None => match live.iter().find(|node| node.is_behind) {
+            Some(node) => Finding::new(FALSE, PENDING, on(node, "a change is being taken in")),
+            None => Finding::new(TRUE, IS_READY, nodes(live.len())),
         },
     }
 }
@@ -189,7 +221,7 @@ fn degraded(live: &[&NodeView], around: Circumstances<'_>, now: Timestamp) -> Fi
             failed
         }
         (Some(finding), None) | (None, Some(finding)) => finding,
-        (None, None) => Finding::new(FALSE, "as-expected", ""),
+        (None, None) => Finding::new(FALSE, AS_EXPECTED, ""),
     }
 }
 

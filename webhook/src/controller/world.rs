@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    ops::Bound::{Included, Unbounded},
     sync::Arc,
 };
 
@@ -70,21 +69,12 @@ struct Namespace {
     bindings: Listed<Arc<Binding>>,
     pods: Listed<RepoServer>,
     claims: Claims,
-    /// Bindings by the service accounts that concern them.
-    interests: BTreeSet<(Arc<str>, Interest, Arc<str>)>,
+    /// Bindings that are made of a service account, by that.
+    made_of: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// Lists of consumers, and how many bindings have each.
+    consumers: HashMap<Arc<[Arc<str>]>, usize>,
     /// Running repo-servers without the proxy, by service account.
     lacking: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-}
-
-/// Why a service account concerns a binding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Interest {
-    /// The binding is made of it.
-    Identity,
-    /// Its pods may have the credential.
-    Consumer,
-    /// Its pods may have the credential, by the credential proxy.
-    Proxied,
 }
 
 /// What is known about one binding's surroundings at one moment.
@@ -140,18 +130,18 @@ impl World {
             Change::ServiceAccount(namespace, event) => {
                 let known = self.namespace(&namespace);
                 let mut names = BTreeSet::new();
+                let mut came_or_went = BTreeSet::new();
                 for delta in known.service_accounts.apply(event) {
-                    let came_or_went = delta.before.is_some() != delta.after.is_some();
-                    if came_or_went {
-                        names.extend(known.concerned(&delta.name, Interest::Consumer));
-                        names.extend(known.concerned(&delta.name, Interest::Proxied));
-                    }
                     // Of one that stays, only what a binding takes from it is
                     // of interest.
                     if delta.before != delta.after {
-                        names.extend(known.concerned(&delta.name, Interest::Identity));
+                        names.extend(known.made_of(&delta.name));
+                    }
+                    if delta.before.is_some() != delta.after.is_some() {
+                        came_or_went.insert(delta.name);
                     }
                 }
+                names.extend(known.consumed_by(&came_or_went, |_| true));
                 keys(&namespace, names)
             }
             Change::Binding(namespace, event) => self.binding(&namespace, event),
@@ -168,16 +158,14 @@ impl World {
                     ListEvent::Init => ListEvent::Init,
                     ListEvent::InitDone => ListEvent::InitDone,
                 };
-                let mut names = BTreeSet::new();
+                let mut accounts = BTreeSet::new();
                 for delta in known.pods.apply(event) {
                     let [before, after] = [&delta.before, &delta.after]
                         .map(|pod| pod.as_ref().and_then(RepoServer::lacks_proxy).cloned());
                     if before == after {
                         continue;
                     }
-                    for account in [&before, &after].into_iter().flatten() {
-                        names.extend(known.concerned(account, Interest::Proxied));
-                    }
+                    accounts.extend([&before, &after].into_iter().flatten().cloned());
                     if let Some(pods) = before.as_ref().and_then(|it| known.lacking.get_mut(it)) {
                         pods.remove(&delta.name);
                     }
@@ -186,6 +174,7 @@ impl World {
                     }
                 }
                 known.lacking.retain(|_, pods| !pods.is_empty());
+                let names = known.consumed_by(&accounts, |spec| spec.is_proxied);
                 keys(&namespace, names)
             }
             Change::Keys => {
@@ -264,6 +253,13 @@ impl World {
         known.map(|known| known.bindings.len()).sum()
     }
 
+    /// A key whose name is the same piece of memory as the Secret's.
+    pub fn key(&self, namespace: &Arc<str>, name: &str) -> Key {
+        let known = self.namespaces.get(namespace);
+        let known = known.and_then(|known| known.secrets.shared_name(name));
+        key(namespace, known.map_or_else(|| name.into(), Arc::clone))
+    }
+
     /// What is known about one binding and its surroundings now.
     pub fn snapshot(&self, key: &Key) -> Snapshot {
         let known = self.namespaces.get(&key.namespace);
@@ -288,7 +284,7 @@ impl World {
             conflict,
             vanished,
             has_consumer: accounts.map(|accounts| {
-                let mut consumers = spec.iter().flat_map(|spec| &spec.consumers);
+                let mut consumers = spec.iter().flat_map(|spec| spec.consumers.iter());
                 consumers.any(|name| accounts.value(name).is_some())
             }),
             account: accounts.map(|accounts| {
@@ -305,7 +301,7 @@ impl World {
         let mut spec = None;
         let event = event.map(|observed| {
             let mut binding = observed.binding;
-            known.share_names(&mut binding);
+            known.share(&mut binding);
             for report in &mut binding.status.nodes {
                 if let Some((name, _)) = self.reports.get_key_value(&report.name) {
                     report.name = Arc::clone(name);
@@ -328,8 +324,8 @@ impl World {
                 .map(|binding| binding.as_ref().and_then(|binding| binding.spec.as_ref()));
             // Status changes are frequent, and others do not care.
             if views[0] != views[1] {
-                known.forget_interests(views[0], &delta.name);
-                known.note_interests(views[1], &delta.name);
+                known.forget_accounts(views[0], &delta.name);
+                known.note_accounts(views[1], &delta.name);
             }
             let claimed = [&delta.before, &delta.after].map(|binding| {
                 let binding = binding.as_ref().filter(|it| !it.metadata.deleting)?;
@@ -388,35 +384,75 @@ impl World {
 }
 
 impl Namespace {
-    /// Names of the bindings that a service account concerns.
-    fn concerned(&self, account: &Arc<str>, interest: Interest) -> impl Iterator<Item = Arc<str>> {
-        let from = (Arc::clone(account), interest, "".into());
-        self.interests
-            .range((Included(from), Unbounded))
-            .take_while(move |(name, why, _)| name == account && *why == interest)
-            .map(|(_, _, binding)| Arc::clone(binding))
+    /// Names of the bindings that are made of a service account.
+    fn made_of(&self, account: &Arc<str>) -> impl Iterator<Item = Arc<str>> {
+        let from = (Arc::clone(account), "".into());
+        let accounts = self.made_of.range(from..);
+        accounts
+            .take_while(move |(name, _)| name == account)
+            .map(|(_, binding)| Arc::clone(binding))
     }
 
-    fn note_interests(&mut self, spec: Option<&SpecView>, name: &Arc<str>) {
-        let interests = interests(spec, name);
-        self.interests.extend(interests);
+    /// Names of the bindings that have one of these service accounts as a
+    /// consumer. A consumer is usually one of half of all bindings: where there
+    /// is one, they are gone through.
+    fn consumed_by(
+        &self,
+        accounts: &BTreeSet<Arc<str>>,
+        which: impl Fn(&SpecView) -> bool,
+    ) -> BTreeSet<Arc<str>> {
+        let has_one = |names: &[Arc<str>]| names.iter().any(|name| accounts.contains(name));
+        if !self.consumers.keys().any(|names| has_one(names)) {
+            return BTreeSet::new();
+        }
+        let bindings = self.bindings.iter().filter(|(_, binding)| {
+            let spec = binding.spec.as_ref();
+            spec.is_some_and(|spec| has_one(&spec.consumers) && which(spec))
+        });
+        bindings.map(|(name, _)| Arc::clone(name)).collect()
     }
 
-    fn forget_interests(&mut self, spec: Option<&SpecView>, name: &Arc<str>) {
-        for interest in interests(spec, name) {
-            self.interests.remove(&interest);
+    fn note_accounts(&mut self, spec: Option<&SpecView>, name: &Arc<str>) {
+        let Some(spec) = spec else {
+            return;
+        };
+        *self
+            .consumers
+            .entry(Arc::clone(&spec.consumers))
+            .or_default() += 1;
+        if let Some(account) = &spec.account {
+            self.made_of.insert((Arc::clone(account), Arc::clone(name)));
         }
     }
 
-    /// Makes names that are known already the same piece of memory.
-    fn share_names(&self, binding: &mut Binding) {
+    fn forget_accounts(&mut self, spec: Option<&SpecView>, name: &Arc<str>) {
+        let Some(spec) = spec else {
+            return;
+        };
+        if let Some(count) = self.consumers.get_mut(&spec.consumers) {
+            *count -= 1;
+            if *count == 0 {
+                self.consumers.remove(&spec.consumers);
+            }
+        }
+        if let Some(account) = &spec.account {
+            self.made_of
+                .remove(&(Arc::clone(account), Arc::clone(name)));
+        }
+    }
+
+    /// Makes what is known already the same piece of memory.
+    fn share(&self, binding: &mut Binding) {
         let Some(spec) = &mut binding.spec else {
             return;
         };
-        for name in spec.consumers.iter_mut().chain(&mut spec.account) {
-            let from = (Arc::clone(name), Interest::Identity, "".into());
-            match self.interests.range(from..).next() {
-                Some((known, ..)) if known == name => *name = Arc::clone(known),
+        if let Some((known, _)) = self.consumers.get_key_value(&spec.consumers) {
+            spec.consumers = Arc::clone(known);
+        }
+        if let Some(account) = &mut spec.account {
+            let from = (Arc::clone(account), "".into());
+            match self.made_of.range(from..).next() {
+                Some((known, _)) if known == account => *account = Arc::clone(known),
                 _ => {}
             }
         }
@@ -433,33 +469,13 @@ impl Namespace {
         let consumers = spec
             .filter(|spec| spec.is_proxied)
             .map(|spec| &spec.consumers);
-        let lacking = consumers.into_iter().flatten();
+        let lacking = consumers.into_iter().flat_map(|names| names.iter());
         let lacking = lacking.filter_map(|account| self.lacking.get(account));
         let mut pods: Vec<_> = lacking.flatten().cloned().collect();
         pods.sort();
         pods.dedup();
         Some(pods)
     }
-}
-
-fn interests(
-    spec: Option<&SpecView>,
-    name: &Arc<str>,
-) -> impl Iterator<Item = (Arc<str>, Interest, Arc<str>)> {
-    spec.into_iter().flat_map(|spec| {
-        let interest = match spec.is_proxied {
-            true => Interest::Proxied,
-            false => Interest::Consumer,
-        };
-        let consumers = spec
-            .consumers
-            .iter()
-            .map(move |account| (account, interest));
-        let account = spec.account.iter().map(|it| (it, Interest::Identity));
-        consumers
-            .chain(account)
-            .map(|(account, interest)| (Arc::clone(account), interest, Arc::clone(name)))
-    })
 }
 
 fn keys(namespace: &Arc<str>, names: BTreeSet<Arc<str>>) -> BTreeSet<Key> {

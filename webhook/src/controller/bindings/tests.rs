@@ -1,8 +1,13 @@
+use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 
 use super::*;
 use crate::{
-    controller::testing::{self, observed},
+    controller::{
+        fake::Api,
+        testing::{self, observed},
+        world::{Change, ListEvent, World},
+    },
     source::{
         derive,
         tests::{derivation, quay, secret},
@@ -51,7 +56,7 @@ fn a_new_or_changed_secret_is_applied_and_an_unchanged_one_reported() {
     unreadable.spec = None;
     assert_eq!(plan(&key(), &meaning, Some(&unreadable)), Plan::Apply);
     let mut foreign = existing(&spec);
-    foreign.metadata.owners.clear();
+    foreign.metadata.owners = Box::default();
     assert_eq!(plan(&key(), &meaning, Some(&foreign)), Plan::Apply);
     foreign.metadata.deleting = true;
     assert_eq!(plan(&key(), &meaning, Some(&foreign)), Plan::Nothing);
@@ -83,7 +88,7 @@ fn only_a_binding_of_that_very_secret_is_deleted() {
         other.metadata.owners[0] = "another".into();
         let plan_for = |binding: &Binding| plan(&key(), &meaning, Some(binding));
         assert_eq!(plan_for(&other), Plan::Nothing, "it is garbage collected");
-        other.metadata.owners.clear();
+        other.metadata.owners = Box::default();
         match plan_for(&other) {
             Plan::Report(problems) => assert_eq!(problems[0].code, Code::BindingNotFound),
             plan => panic!("{plan:?}"),
@@ -167,4 +172,159 @@ fn a_stolen_proxy_is_said_on_the_secret_and_the_rest_where_a_binding_says_it() {
     let expected = vec![Code::InvalidUrl, Code::ProxyForeign, Code::ProxyNotWritten];
     assert_eq!(said(&meaning(&invalid)), Some(expected));
     assert_eq!(said(&Meaning::Absent), None);
+}
+
+/// One reconciler, its API server, and what it knows.
+struct Bench {
+    api: Api,
+    reconciler: Reconciler,
+    world: World,
+}
+
+impl Bench {
+    /// With this Secret, and nothing else; everything is known.
+    fn new(secret: Secret) -> Self {
+        let api = Api::default();
+        api.put(secret);
+        let signature = InForce::default();
+        signature.set(Algorithm::Rs256);
+        let reconciler = Reconciler::new(api.client(), derivation(), signature, "a");
+        let mut world = World::default();
+        for event in [ListEvent::Init, ListEvent::InitDone] {
+            world.apply(Change::Node(event.clone()));
+            let nothing = |()| panic!("nothing is listed");
+            world.apply(Change::Binding("argocd".into(), event.clone().map(nothing)));
+            world.apply(Change::Pod("argocd".into(), event.clone().map(|()| None)));
+            let account = |()| crate::account::Annotations::default();
+            world.apply(Change::ServiceAccount("argocd".into(), event.map(account)));
+        }
+        let mut bench = Self {
+            api,
+            reconciler,
+            world,
+        };
+        bench.seen("1");
+        bench
+    }
+
+    /// The watch shows this version of the Secret.
+    fn seen(&mut self, version: &str) {
+        let event = ListEvent::Apply("quay".into(), version.into());
+        self.world.apply(Change::Secret("argocd".into(), event));
+    }
+
+    /// The watch shows this binding.
+    fn bound(&mut self, spec: &Value, status: Value) {
+        let observed = observed("quay", 1, spec.clone(), status);
+        let event = ListEvent::Apply("quay".into(), Box::new(observed));
+        self.world.apply(Change::Binding("argocd".into(), event));
+        self.world.settle(usize::MAX);
+    }
+
+    /// A look; returns what came of it and the calls that it took.
+    async fn look(&self) -> (Result<Option<Duration>, Failure>, Vec<(String, Value)>) {
+        let around = self.world.snapshot(&key());
+        let result = self.reconciler.reconcile(&key(), &around).await;
+        (result, self.api.calls())
+    }
+
+    async fn calls(&self) -> Vec<String> {
+        let (result, calls) = self.look().await;
+        result.unwrap();
+        calls.into_iter().map(|(call, _)| call).collect()
+    }
+}
+
+fn renewed(minute: i8, conditions: &Value) -> Value {
+    let expiry = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(60 + i64::from(minute));
+    let node = json!({
+        "name": "n", "state": "Ready", "observedGeneration": 2, "expiresAt": expiry,
+        "rotations": minute,
+    });
+    json!({"nodes": [node], "conditions": conditions})
+}
+
+#[tokio::test]
+async fn a_renewed_credential_costs_no_call_of_the_controller() {
+    let mut bench = Bench::new(quay("quay"));
+    // The node is there, as far as the controller knows.
+    let node = ListEvent::Apply("n".into(), ());
+    bench.world.apply(Change::Node(node));
+    let (result, calls) = bench.look().await;
+    result.unwrap();
+    let names: Vec<_> = calls.iter().map(|(call, _)| call.as_str()).collect();
+    assert_eq!(names, ["GET secrets/quay", "PATCH credentialbindings/quay"]);
+    let spec = calls[1].1["spec"].clone();
+
+    bench.bound(&spec, renewed(0, &json!([])));
+    let (result, calls) = bench.look().await;
+    result.unwrap();
+    let names: Vec<_> = calls.iter().map(|(call, _)| call.as_str()).collect();
+    let status = "PATCH credentialbindings/quay/status";
+    assert_eq!(
+        names[..1],
+        [status],
+        "the account's version is a new one: {names:?}"
+    );
+    let conditions = calls[0].1["status"]["conditions"].clone();
+
+    for minute in 1..60 {
+        bench.bound(&spec, renewed(minute, &conditions));
+        assert!(bench.calls().await.is_empty());
+    }
+    bench.seen("2");
+    assert_eq!(bench.calls().await, ["GET secrets/quay"]);
+    assert!(bench.calls().await.is_empty());
+    bench.world.apply(Change::Keys);
+    assert_eq!(bench.calls().await, ["GET secrets/quay"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_api_server_refuses_is_said_on_the_secret() {
+    let bench = Bench::new(quay("quay"));
+    let words = "exceeded quota: bindings";
+    bench.api.refuse(403, words);
+    let (result, calls) = bench.look().await;
+    assert!(result.is_err(), "it is tried again");
+    let events = |calls: Vec<(String, Value)>| -> Vec<Value> {
+        let events = calls.into_iter();
+        let events = events.filter(|(call, _)| call.contains("events"));
+        events.map(|(_, event)| event).collect()
+    };
+    let events_now = events(calls);
+    assert_eq!(events_now.len(), 1);
+    assert_eq!(events_now[0]["reason"], "binding-refused");
+    assert_eq!(events_now[0]["regarding"]["uid"], "uid-quay");
+    let note = events_now[0]["note"].as_str().unwrap();
+    assert!(note.contains(words), "{note}");
+
+    assert_eq!(events(bench.look().await.1), [] as [Value; 0]);
+    tokio::time::advance(SAY_AGAIN).await;
+    assert_eq!(events(bench.look().await.1).len(), 1);
+    // What may pass by itself is nothing to tell a user.
+    bench.api.refuse(503, "not now");
+    assert_eq!(events(bench.look().await.1), [] as [Value; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reason_is_said_again_before_its_event_is_gone() {
+    let broken = secret("repository", "quay", &[("useWorkloadIdentity", "true")]);
+    let mut bench = Bench::new(broken);
+    let (again, calls) = bench.look().await;
+    let count = |calls: &[(String, Value)]| {
+        let events = calls.iter().filter(|(call, _)| call.contains("events"));
+        events.count()
+    };
+    let problems = count(&calls);
+    assert!(problems > 0);
+    let again = again.unwrap().unwrap();
+    assert!(again < Duration::from_secs(3600));
+    assert_eq!(count(&bench.look().await.1), 0);
+    tokio::time::advance(again).await;
+    assert_eq!(count(&bench.look().await.1), problems);
+
+    bench.api.put(quay("quay"));
+    bench.seen("2");
+    assert_eq!(count(&bench.look().await.1), 0);
+    assert!(bench.reconciler.said.lock().unwrap().is_empty());
 }

@@ -1,7 +1,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::testing::{observed, quay};
+use crate::controller::{
+    binding::ConditionView,
+    testing::{observed, quay},
+};
 
 fn now() -> Timestamp {
     "2026-01-01T12:00:00.5Z".parse().unwrap()
@@ -13,6 +16,15 @@ const PAST: &str = "2026-01-01T11:00:00Z";
 fn binding(nodes: Value) -> Binding {
     let status = json!({"nodes": nodes});
     observed("quay", 1, quay("quay.example.org"), status).binding
+}
+
+/// Conditions as they are kept when they have been written.
+fn kept(conditions: &[Condition]) -> Box<[ConditionView]> {
+    let status = json!({"conditions": conditions});
+    observed("quay", 1, quay("quay.example.org"), status)
+        .binding
+        .status
+        .conditions
 }
 
 fn node(name: &str, state: &str, expires: Option<&str>) -> Value {
@@ -95,7 +107,7 @@ fn the_first_credential_and_a_changed_spec_are_pending() {
     let verdict = check(&first, CALM, ["False pending", "False as-expected"]);
     assert!(verdict.conditions[0].message.starts_with("node b:"));
     let mut stale = binding(json!([node("a", "Ready", Some(LATER))]));
-    stale.metadata.generation = 3;
+    stale.status.nodes[0].is_behind = true;
     check(&stale, CALM, ["False pending", "False as-expected"]);
 }
 
@@ -219,7 +231,7 @@ fn conditions_stay_while_not_all_is_known_and_may_get_worse() {
     };
     let mut good = binding(json!([node("a", "Ready", Some(LATER))]));
     let written = judge(&good, around, now()).conditions;
-    good.status.conditions = written.clone().into();
+    good.status.conditions = kept(&written);
     let later = now() + jiff::SignedDuration::from_mins(5);
     let verdict = judge(&good, UNKNOWN_YET, later);
     assert_eq!(verdict.conditions, written);
@@ -230,7 +242,7 @@ fn conditions_stay_while_not_all_is_known_and_may_get_worse() {
     check(&good, UNKNOWN_YET, ["True ready", "False as-expected"]);
 
     let mut calm = binding(json!([node("a", "Ready", Some(LATER))]));
-    calm.status.conditions = judge(&calm, CALM, now()).conditions.into();
+    calm.status.conditions = kept(&judge(&calm, CALM, now()).conditions);
     let problems = [Named::new(Code::InvalidUrl, "Secret argocd/quay")];
     let worse = Circumstances {
         problems: &problems,
@@ -258,7 +270,7 @@ fn an_expiry_that_moves_on_by_renewal_is_no_difference_to_a_reader() {
         verdict.differs_from(&well.status, now()),
         "nothing is written"
     );
-    well.status.conditions = verdict.conditions.into();
+    well.status.conditions = kept(&verdict.conditions);
     well.status.nodes = expiring(LATER).status.nodes;
     let renewed = judge(&well, CALM, now());
     assert!(!renewed.differs_from(&well.status, now()));
@@ -272,7 +284,7 @@ fn an_expiry_that_moves_on_by_renewal_is_no_difference_to_a_reader() {
     let mut broken = expiring("2026-01-01T12:30:00Z");
     let verdict = judge(&broken, wrong, now());
     assert_eq!(verdict.expires_at, verdict.again_at);
-    broken.status.conditions = verdict.conditions.clone().into();
+    broken.status.conditions = kept(&verdict.conditions);
     assert!(verdict.differs_from(&broken.status, now()));
     broken.status.expires_at = verdict.expires_at;
     assert!(!verdict.differs_from(&broken.status, now()));
@@ -298,7 +310,7 @@ fn transition_times_are_kept_while_the_status_stays() {
         first[0].last_transition_time,
         "2026-01-01T12:00:00Z".parse().unwrap()
     );
-    ready.status.conditions = first.clone().into();
+    ready.status.conditions = kept(&first);
     let later = now() + jiff::SignedDuration::from_mins(5);
     assert_eq!(
         judge(&ready, CALM, later).conditions,

@@ -104,7 +104,7 @@ fn a_namespace_is_known_when_its_bindings_are_listed() {
     assert_eq!(world.newly_known(), ["argocd".into()]);
     assert!(world.newly_known().is_empty());
     let seen = snapshot(&world, "a");
-    assert_eq!(seen.binding.unwrap().metadata.uid, "binding-a");
+    assert_eq!(seen.binding.unwrap().metadata.uid.as_ref(), "binding-a");
     assert_eq!((seen.vanished, seen.has_consumer), (None, None));
     assert_eq!((seen.account, seen.unproxied), (None, None));
 }
