@@ -8,6 +8,8 @@
 //! it has not *changed* for its duration, by the local monotonic clock. The
 //! holder gives up well before that.
 
+mod claim;
+
 use std::{future::Future, time::Duration};
 
 use k8s_openapi::{
@@ -21,6 +23,8 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout_at},
 };
+
+pub use self::claim::{Candidacy, Claim};
 
 /// How long things take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,68 +202,6 @@ impl LeaseStore for ApiLease {
         let parameters = PostParams::default();
         let replaced = self.api.replace(&self.name, &parameters, lease).await;
         replaced.map_err(Self::error)
-    }
-}
-
-/// Whether this process holds the lease now. Others may hold it a little later
-/// than a claim has ended, never before.
-#[derive(Debug, Clone)]
-pub struct Claim(watch::Receiver<Option<Instant>>);
-
-impl Claim {
-    /// Whether the lease is held at this moment.
-    pub fn is_held(&self) -> bool {
-        self.0.borrow().is_some_and(|until| Instant::now() < until)
-    }
-
-    /// Completes when the lease is held.
-    pub async fn held(&mut self) {
-        while !self.is_held() {
-            self.changed().await;
-        }
-    }
-
-    /// Completes when the lease is not held any more.
-    pub async fn ended(&mut self) {
-        loop {
-            let until = *self.0.borrow_and_update();
-            let Some(until) = until.filter(|until| Instant::now() < *until) else {
-                return;
-            };
-            tokio::select! {
-                () = self.changed() => {}
-                () = sleep_until(until) => {}
-            }
-        }
-    }
-
-    async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
-            // Nobody takes part in the election any more.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// A candidate that takes part in the election, until this is dropped.
-#[derive(Debug)]
-pub struct Candidacy {
-    claim: Claim,
-    stop: oneshot::Sender<()>,
-    task: JoinSet<()>,
-}
-
-impl Candidacy {
-    /// Tells whether the lease is held.
-    pub fn claim(&self) -> Claim {
-        self.claim.clone()
-    }
-
-    /// Releases the lease, if it is held. All work has to have ended before.
-    pub async fn release(mut self) {
-        // An error means that the task has ended.
-        let _ = self.stop.send(());
-        while self.task.join_next().await.is_some() {}
     }
 }
 

@@ -1,7 +1,7 @@
 //! One look at one Secret and its binding: a key and what is known around it
 //! flow in, at most one change of the binding and of its status flows out.
 //!
-//! [`plan`] decides; the rest carries it out. The Secret is read when it, its
+//! [`plan()`] decides; this carries it out. The Secret is read when it, its
 //! service account or the installation's keys are others than at the last look:
 //! what it meant then is kept, its values are not.
 
@@ -20,25 +20,26 @@ use kube::{
     core::DynamicObject,
     runtime::events::EventType,
 };
-use serde_json::{Value, json};
 use shared::{
-    binding::{CredentialBindingSpec, GROUP, KIND, VERSION},
+    binding::CredentialBindingSpec,
     errors::{Code, Named},
 };
 use tokio::time::Instant;
 
 use super::{
     FIELD_MANAGER,
-    binding::{Binding, Print},
+    binding::Binding,
     events::Events,
+    manifests::{manifest, prune_patch, status_manifest},
     objects::resource,
+    plan::{Meaning, Plan, on_secret, plan},
     status::{self, Circumstances, DEGRADED, READY, Verdict},
     world::{Key, Snapshot},
 };
 use crate::{
     derive::{Derivation, object_name},
     issuer::keys::{Algorithm, InForce},
-    source::{self, Derived, Found, Owner},
+    source::{self, Derived, Found},
 };
 
 /// An event lives for an hour, so what is said on a Secret is said again before.
@@ -87,90 +88,6 @@ impl Failure {
             Self::Timeout => None,
         }
     }
-}
-
-/// What a Secret means, without the values that it has.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Meaning {
-    /// There is no Secret of that name.
-    Absent,
-    /// The Secret with this uid does not use workload identity.
-    Unused(Box<str>),
-    /// The Secret with this uid uses it, and there are reasons to refuse.
-    Invalid(Box<str>, Vec<Named>),
-    /// The Secret with this uid asks for a binding with such a spec.
-    Valid(Box<str>, Print),
-}
-
-impl From<&Derived> for Meaning {
-    fn from(derived: &Derived) -> Self {
-        let uid = |owner: &Owner| owner.uid.as_str().into();
-        match derived {
-            Derived::Absent => Self::Absent,
-            Derived::Unused(owner) => Self::Unused(uid(owner)),
-            Derived::Invalid(owner, problems) => Self::Invalid(uid(owner), problems.clone()),
-            Derived::Valid(owner, spec) => Self::Valid(uid(owner), Print::of(spec)),
-        }
-    }
-}
-
-/// What to do about a binding.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Plan {
-    /// Nothing: there is no binding and there shall be none, or somebody else
-    /// is about to remove it.
-    Nothing,
-    /// Write the spec that the Secret asks for.
-    Apply,
-    /// The Secret is there, but does not use workload identity any more.
-    Delete,
-    /// The spec is as it should be, or the last good one; say how things are.
-    Report(Vec<Named>),
-}
-
-/// Decides what to do about the binding of a Secret.
-pub fn plan(key: &Key, meaning: &Meaning, binding: Option<&Binding>) -> Plan {
-    let orphan = || {
-        let object = object_name(&key.namespace, &key.name);
-        vec![Named::new(Code::BindingNotFound, object)]
-    };
-    match (meaning, binding) {
-        (Meaning::Valid(uid, print), Some(binding))
-            if binding.spec.as_ref().map(|spec| spec.print) == Some(*print)
-                && binding.is_owned_by(uid) =>
-        {
-            Plan::Report(Vec::new())
-        }
-        // It ends with its finalizers, and then comes back.
-        (Meaning::Valid(..), Some(binding)) if binding.metadata.deleting => Plan::Nothing,
-        (Meaning::Valid(..), _) => Plan::Apply,
-        (_, None) => Plan::Nothing,
-        (Meaning::Invalid(_, problems), Some(_)) => Plan::Report(problems.clone()),
-        (Meaning::Unused(uid), Some(binding)) if binding.is_owned_by(uid) => Plan::Delete,
-        // Kubernetes' garbage collector removes what a Secret owned.
-        (Meaning::Unused(_) | Meaning::Absent, Some(binding))
-            if !binding.metadata.owners.is_empty() =>
-        {
-            Plan::Nothing
-        }
-        (Meaning::Unused(_) | Meaning::Absent, Some(_)) => Plan::Report(orphan()),
-    }
-}
-
-/// What has to be said on the Secret itself, because it has no binding or
-/// because its owner may not see the binding's conditions.
-fn on_secret<'m>(meaning: &'m Meaning, notices: &[Named]) -> Option<(&'m str, Vec<Named>)> {
-    let (uid, mut problems, has_binding) = match meaning {
-        Meaning::Absent => return None,
-        Meaning::Invalid(uid, problems) => (uid, problems.clone(), false),
-        Meaning::Unused(uid) => (uid, Vec::new(), false),
-        Meaning::Valid(uid, _) => (uid, Vec::new(), true),
-    };
-    let here = notices
-        .iter()
-        .filter(|notice| !has_binding || notice.code == Code::ProxyForeign);
-    problems.extend(here.cloned());
-    (!problems.is_empty()).then_some((uid, problems))
 }
 
 /// What a look at a Secret found.
@@ -501,58 +418,6 @@ impl Reconciler {
 
 fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn manifest(key: &Key, uid: &str, spec: &CredentialBindingSpec) -> Value {
-    json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": KIND,
-        "metadata": {
-            "name": &*key.name,
-            "namespace": &*key.namespace,
-            "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
-            // No blockOwnerDeletion: it would need the right to change the
-            // Secret's finalizers (OwnerReferencesPermissionEnforcement).
-            "ownerReferences": [{
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "name": &*key.name,
-                "uid": uid,
-                "controller": true,
-            }],
-        },
-        "spec": spec,
-    })
-}
-
-fn status_manifest(key: &Key, verdict: &Verdict) -> Value {
-    let mut status = json!({"conditions": verdict.conditions});
-    if let Some(expiry) = verdict.expires_at {
-        status["expiresAt"] = json!(expiry);
-    }
-    json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": KIND,
-        "metadata": {"name": &*key.name, "namespace": &*key.namespace},
-        "status": status,
-    })
-}
-
-/// Removes the entries of these nodes from the version that was seen.
-fn prune_patch(binding: &Binding, gone: &BTreeSet<&str>) -> Option<json_patch::Patch> {
-    let mut operations = vec![json!({
-        "op": "test", "path": "/metadata/resourceVersion", "value": &*binding.metadata.resource_version,
-    })];
-    // From the end, so that no index moves.
-    for (at, node) in binding.status.nodes.iter().enumerate().rev() {
-        if gone.contains(&*node.name) {
-            operations.push(json!({"op": "remove", "path": format!("/status/nodes/{at}")}));
-        }
-    }
-    if operations.len() == 1 {
-        return None;
-    }
-    serde_json::from_value(Value::Array(operations)).ok()
 }
 
 #[cfg(test)]

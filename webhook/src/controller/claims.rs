@@ -292,16 +292,14 @@ impl Claims {
         let (mut place, mut holding) = (Arc::new(place), Arc::new(holding));
         let oldest = self.ends.oldest.clone();
         let from = (Arc::clone(&place), Arc::clone(&holding), oldest.clone());
-        if let Some((at, as_, _)) = self.seats.range(from..).next() {
-            if *at == place && *as_ == holding {
-                holding = Arc::clone(as_);
-            }
+        let found = self.seats.range(from..).next();
+        if let Some((_, known, _)) = found.filter(|it| (&it.0, &it.1) == (&place, &holding)) {
+            holding = Arc::clone(known);
         }
         let from = (Arc::clone(&place), Arc::clone(&self.ends.holding), oldest);
-        if let Some((at, _, _)) = self.seats.range(from..).next() {
-            if *at == place {
-                place = Arc::clone(at);
-            }
+        let found = self.seats.range(from..).next();
+        if let Some((known, ..)) = found.filter(|it| it.0 == place) {
+            place = Arc::clone(known);
         }
         (place, holding)
     }

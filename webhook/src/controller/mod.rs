@@ -26,8 +26,10 @@ mod events;
 #[cfg(test)]
 mod fake;
 mod listed;
+mod manifests;
 pub mod metrics;
 mod objects;
+pub mod plan;
 pub mod pod;
 pub mod queue;
 pub mod status;
