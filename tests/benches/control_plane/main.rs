@@ -1,5 +1,6 @@
 //! What the controller's world costs, beside the algorithm that it replaced:
-//! `cargo bench -p benches --bench control_plane`.
+//! `cargo bench -p benches --bench control_plane`, all tables or those that are
+//! named (`-- memory looks events lists`).
 
 // A bench that cannot go on has nothing to say but that, and tables are output.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
@@ -29,10 +30,22 @@ fn main() {
         println!("{}", resident(count.parse().unwrap()));
         return;
     }
-    first_lists();
-    looks();
-    events();
-    memory();
+    // Cargo adds options of its own.
+    let wanted: Vec<_> = std::env::args()
+        .skip(1)
+        .filter(|it| !it.starts_with('-'))
+        .collect();
+    let tables: [(&str, fn()); 4] = [
+        ("memory", memory),
+        ("looks", looks),
+        ("events", events),
+        ("lists", first_lists),
+    ];
+    for (name, table) in tables {
+        if wanted.is_empty() || wanted.iter().any(|it| it == name) {
+            table();
+        }
+    }
 }
 
 fn first_lists() {
