@@ -4,6 +4,10 @@
 //! Controller and agents come to the same answer, because both ask here: the
 //! older binding wins, by creation time and then by name. What is not
 //! delivered anyway wins nothing.
+//!
+//! [`conflicts`] looks at all of them at once. Who keeps an answer up to date
+//! while bindings come and go builds on [`stakes`] and [`Place::conflict`], and
+//! has to come to the same answer.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -33,19 +37,16 @@ pub struct Claim<'a> {
 
 /// The bindings that stand back, by name, each with the reason.
 pub fn conflicts<'a>(claims: impl IntoIterator<Item = Claim<'a>>) -> BTreeMap<&'a str, Named> {
-    let mut by_age: Vec<_> = claims
-        .into_iter()
-        .filter(|claim| undeliverable("", claim.spec).is_none())
-        .collect();
+    let mut by_age: Vec<_> = claims.into_iter().collect();
     by_age.sort_by_key(|claim| (claim.created, claim.name));
 
     let mut taken: BTreeMap<Place, (Holding, &str)> = BTreeMap::new();
     let mut losers = BTreeMap::new();
     for claim in by_age {
-        let stakes = stakes(claim);
+        let stakes = stakes(claim.name, claim.spec);
         let conflict = stakes.iter().find_map(|(place, holding)| {
             let (other, winner) = taken.get(place)?;
-            (other != holding).then(|| place.conflict(claim.spec, winner))
+            (other != holding).then(|| place.conflict(winner))
         });
         if let Some(conflict) = conflict {
             losers.insert(claim.name, conflict);
@@ -60,47 +61,39 @@ pub fn conflicts<'a>(claims: impl IntoIterator<Item = Claim<'a>>) -> BTreeMap<&'
     losers
 }
 
-/// Whether a change of one of the two can change the answer for the other.
-pub fn are_rivals(a: &CredentialBindingSpec, b: &CredentialBindingSpec) -> bool {
-    let of = |name, spec| {
-        stakes(Claim {
-            name,
-            created: None,
-            spec,
-        })
-    };
-    let (a, b) = (of("a", a), of("b", b));
-    a.iter().any(|(place, holding)| {
-        b.iter()
-            .any(|(other, held)| place == other && holding != held)
-    })
-}
-
 /// What only one binding, or several of one kind, can hold.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
     /// Argo CD takes the first cluster Secret of a server.
     Server(String),
     /// A host in the pod-wide Docker configuration.
     DockerHost(String),
     /// Whoever is shown a token can replay it wherever its subject and audience
     /// are accepted: that must not be two places.
-    Audience { subject: String, audience: String },
+    Audience {
+        /// The token's subject.
+        subject: String,
+        /// Its audience.
+        audience: String,
+    },
 }
 
 /// What a binding does with a [`Place`]. Equal holdings share it.
-#[derive(Debug, PartialEq, Eq)]
-enum Holding {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Holding {
+    /// The binding of this name, and no other.
     Alone(String),
+    /// Whoever has this identity and exchange.
     As(Identity, Box<Exchange>),
+    /// Whoever shows the token there; `None` if that cannot be told.
     At(Option<String>),
 }
 
 impl Place {
-    fn conflict(&self, spec: &CredentialBindingSpec, winner: &str) -> Named {
-        let address = &spec.target.address;
+    /// Why who would hold this otherwise stands back for the binding `winner`.
+    pub fn conflict(&self, winner: &str) -> Named {
         let (code, what) = match self {
-            Self::Server(_) => (Code::ServerConflict, format!("the server {address}")),
+            Self::Server(server) => (Code::ServerConflict, format!("the server {server}")),
             Self::DockerHost(host) => (Code::IdentityConflict, format!("the host {host}")),
             Self::Audience { audience, .. } => (
                 Code::AudienceConflict,
@@ -111,13 +104,17 @@ impl Place {
     }
 }
 
-fn stakes(claim: Claim<'_>) -> Vec<(Place, Holding)> {
-    let spec = claim.spec;
+/// What the binding `name` needs to hold, in the order in which a conflict is
+/// reported. What is not delivered anyway needs nothing.
+pub fn stakes(name: &str, spec: &CredentialBindingSpec) -> Vec<(Place, Holding)> {
     let mut stakes = Vec::new();
+    if undeliverable("", spec).is_some() {
+        return stakes;
+    }
     if spec.target.kind == TargetKind::Cluster {
         // Argo CD takes server URLs as text, but for a slash at the end.
         let server = spec.target.address.trim_end_matches('/').to_owned();
-        stakes.push((Place::Server(server), Holding::Alone(claim.name.to_owned())));
+        stakes.push((Place::Server(server), Holding::Alone(name.to_owned())));
     }
     if let (Delivery::DockerConfig, Some(host)) = (spec.delivery, registry_host(spec)) {
         let key = host.docker_config_key().to_owned();

@@ -246,6 +246,9 @@ catalogue! {
     BindingNotFound "binding-not-found":
         "there is no Secret with workload identity for this binding";
         "Create the Secret again, or remove the binding.";
+    BindingRefused "binding-refused":
+        "the API server refuses the binding of this Secret";
+        "Read the API server's words that are shown: the CustomResourceDefinition may be an older version's, or a quota or a policy may be in the way.";
     IssuerUnavailable "issuer-unavailable":
         "the control plane cannot issue identities at the moment";
         "Look at the control plane's log.";

@@ -1,10 +1,14 @@
-//! Leader election: a Lease object and the time flow in, the right to run one
-//! piece of work flows out.
+//! Leader election: a Lease object and the time flow in, a [`Claim`] flows out.
+//!
+//! The lease is renewed by a task of its own, which no work can starve. Whoever
+//! works looks at the claim: it ends by itself when it is not renewed in time.
 //!
 //! The core is pure: [`decide`] looks at a lease as it was last seen. Like
 //! client-go, it never compares clocks of two machines: a lease has lapsed when
 //! it has not *changed* for its duration, by the local monotonic clock. The
 //! holder gives up well before that.
+
+mod claim;
 
 use std::{future::Future, time::Duration};
 
@@ -14,14 +18,20 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Api, Client, api::PostParams};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+
+pub use self::claim::{Candidacy, Claim};
 
 /// How long things take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     /// How long others wait for a holder that is silent.
     pub lease: Duration,
-    /// After this long without a renewal the holder stops its work. Shorter
+    /// This long after a renewal the holder's claim ends. Shorter
     /// than `lease` by what stopping and a call to the API server take.
     pub renew_deadline: Duration,
     /// Pause between two renewals, and between two looks at another's lease.
@@ -217,39 +227,39 @@ impl<S: LeaseStore> Election<S> {
         Self { store, me, timing }
     }
 
-    /// Runs `work` whenever this candidate leads. When the lease is lost, the
-    /// work is dropped before anybody else can have it, and started anew once
-    /// the lease is back. Ends with the work's result, or with `None` at
-    /// `shutdown`; the lease is released then.
-    pub async fn run_while_leader<W, F, T>(
-        &self,
-        shutdown: impl Future<Output = ()>,
-        mut work: W,
-    ) -> Option<T>
+    /// Takes part in the election from now on, in a task of its own.
+    pub fn start(self) -> Candidacy
     where
-        W: FnMut() -> F,
-        F: Future<Output = T>,
+        S: 'static,
     {
-        let mut shutdown = std::pin::pin!(shutdown);
+        let (publish, claim) = watch::channel(None);
+        let (stop, stopped) = oneshot::channel();
+        let mut task = JoinSet::new();
+        task.spawn(async move { self.run(&publish, stopped).await });
+        Candidacy {
+            claim: Claim(claim),
+            stop,
+            task,
+        }
+    }
+
+    async fn run(&self, claim: &watch::Sender<Option<Instant>>, stop: oneshot::Receiver<()>) {
+        let mut stop = std::pin::pin!(stop);
         loop {
             let mut held = tokio::select! {
-                () = &mut shutdown => return None,
+                _ = &mut stop => return,
                 held = self.acquire() => held,
             };
             tracing::info!(me = self.me, "leading");
-            // The work's future ends with this statement.
-            let ended = tokio::select! {
-                () = &mut shutdown => Some(None),
-                result = work() => Some(Some(result)),
-                () = self.hold(&mut held) => None,
+            let is_lost = tokio::select! {
+                _ = &mut stop => false,
+                () = self.hold(&mut held, claim) => true,
             };
-            match ended {
-                Some(result) => {
-                    self.release(held).await;
-                    return result;
-                }
-                None => tracing::warn!(me = self.me, "lost the lease; stopped the work"),
+            claim.send_replace(None);
+            if !is_lost {
+                return self.release(held).await;
             }
+            tracing::warn!(me = self.me, "lost the lease");
         }
     }
 
@@ -302,10 +312,11 @@ impl<S: LeaseStore> Election<S> {
         }
     }
 
-    /// Renews the lease; returns when it is lost.
-    async fn hold(&self, held: &mut Held) {
+    /// Renews the lease and the claim; returns when it is lost.
+    async fn hold(&self, held: &mut Held, claim: &watch::Sender<Option<Instant>>) {
         loop {
             let deadline = held.renewed + self.timing.renew_deadline;
+            claim.send_replace(Some(deadline));
             if timeout_at(deadline, sleep(self.timing.retry))
                 .await
                 .is_err()

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Who authenticates.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
     /// The exact `sub` of the token: a SPIFFE ID, or for a service account's

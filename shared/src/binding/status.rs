@@ -15,7 +15,8 @@ pub struct CredentialBindingStatus {
     /// One entry per node with a consumer, each written by that node's agent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeStatus>,
-    /// The earliest expiry over all nodes, written by the controller.
+    /// The earliest expiry over all nodes, written by the controller while
+    /// something is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }

@@ -1,11 +1,14 @@
 //! One look at one Secret and its binding: a key and what is known around it
 //! flow in, at most one change of the binding and of its status flows out.
 //!
-//! [`plan`] decides; the rest carries it out.
+//! [`plan()`] decides; this carries it out. The Secret is read when it, its
+//! service account or the installation's keys are others than at the last look:
+//! what it meant then is kept, its values are not.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -21,23 +24,33 @@ use kube::{
     core::DynamicObject,
     runtime::events::EventType,
 };
-use serde_json::{Value, json};
 use shared::{
-    binding::{CredentialBindingSpec, GROUP, KIND, VERSION, undeliverable},
+    binding::CredentialBindingSpec,
     errors::{Code, Named},
 };
+use tokio::time::Instant;
 
 use super::{
     FIELD_MANAGER,
-    binding::{Binding, resource},
+    binding::Binding,
     events::Events,
+    manifests::{manifest, prune_patch, status_manifest},
+    objects::resource,
+    plan::{Meaning, Plan, keyless, on_secret, plan},
     status::{self, Circumstances, DEGRADED, READY, Verdict},
     world::{Key, Snapshot},
 };
 use crate::{
-    issuer::keys::InForce,
-    source::{self, Derived, Found, Owner},
+    issuer::keys::{Algorithm, InForce},
+    source::{self, Derived, Found},
 };
+
+/// An event lives for an hour, so what is said on a Secret is said again before.
+const SAY_AGAIN: Duration = Duration::from_secs(50 * 60);
+/// When to look again at what cannot be judged yet.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// After this long without a signing key there will be none: others sign.
+const SIGNATURE: Duration = Duration::from_secs(60);
 
 /// Why a binding could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -64,89 +77,65 @@ fn api(step: &'static str) -> impl FnOnce(kube::Error) -> Failure {
     }
 }
 
-/// What to do about a binding.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Plan {
-    /// Nothing: there is no binding and there shall be none, or somebody else
-    /// is about to remove it.
-    Nothing,
-    /// Write this spec.
-    Apply(Owner, Box<CredentialBindingSpec>),
-    /// The Secret is there, but does not use workload identity any more.
-    Delete,
-    /// The spec is as it should be, or the last good one; say how things are.
-    Report(Vec<Named>),
-}
-
-/// Decides what to do about the binding of a Secret.
-pub fn plan(key: &Key, derived: &Derived, binding: Option<&Binding>) -> Plan {
-    let orphan = || {
-        let object = object_name(&key.namespace, &key.name);
-        vec![Named::new(Code::BindingNotFound, object)]
-    };
-    match (derived, binding) {
-        (Derived::Valid(owner, spec), Some(binding))
-            if binding.spec.as_ref() == Some(&**spec) && binding.is_owned_by(&owner.uid) =>
-        {
-            Plan::Report(Vec::new())
+impl Failure {
+    /// What the API server said, if it refused for a reason that does not pass
+    /// by itself.
+    fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status) if matches!(status.code, 400 | 403 | 413 | 422) => {
+                    Some(&status.message)
+                }
+                _ => None,
+            },
+            Self::Timeout => None,
         }
-        // It ends with its finalizers, and then comes back.
-        (Derived::Valid(..), Some(binding)) if binding.deleting => Plan::Nothing,
-        (Derived::Valid(owner, spec), _) => Plan::Apply(owner.clone(), spec.clone()),
-        (_, None) => Plan::Nothing,
-        // The last good spec would go on giving what the Secret is no longer for.
-        (Derived::Elsewhere(owner, _), Some(binding)) if binding.is_owned_by(&owner.uid) => {
-            Plan::Delete
-        }
-        (Derived::Invalid(_, problems) | Derived::Elsewhere(_, problems), Some(_)) => {
-            Plan::Report(problems.clone())
-        }
-        (Derived::Unused(owner), Some(binding)) if binding.is_owned_by(&owner.uid) => Plan::Delete,
-        // Kubernetes' garbage collector removes what a Secret owned.
-        (Derived::Unused(_) | Derived::Absent, Some(binding)) if !binding.owners.is_empty() => {
-            Plan::Nothing
-        }
-        (Derived::Unused(_) | Derived::Absent, Some(_)) => Plan::Report(orphan()),
     }
 }
 
-/// What has to be said on the Secret itself, because it has no binding or
-/// because its owner may not see the binding's conditions.
-fn on_secret<'d>(derived: &'d Derived, notices: &[Named]) -> Option<(&'d Owner, Vec<Named>)> {
-    let (owner, mut problems, has_binding) = match derived {
-        Derived::Absent => return None,
-        Derived::Invalid(owner, problems) | Derived::Elsewhere(owner, problems) => {
-            (owner, problems.clone(), false)
+/// What a look at a Secret found.
+#[derive(Debug, Clone)]
+struct Look {
+    /// What the look depended on, by [`Look::causes`].
+    causes: Option<u64>,
+    meaning: Meaning,
+    lacks: Option<Box<Named>>,
+    notices: Box<[Named]>,
+}
+
+impl Look {
+    fn new(around: &Snapshot, found: &Found, now: Timestamp) -> Self {
+        Self {
+            causes: Self::causes(around, now),
+            meaning: Meaning::from(&found.derived),
+            lacks: found.lacks.clone().map(Box::new),
+            notices: found.notices.as_slice().into(),
         }
-        Derived::Unused(owner) => (owner, Vec::new(), false),
-        Derived::Valid(owner, _) => (owner, Vec::new(), true),
-    };
-    let here = notices
-        .iter()
-        .filter(|notice| !has_binding || is_loud(notice.code));
-    problems.extend(here.cloned());
-    (!problems.is_empty()).then_some((owner, problems))
+    }
+
+    /// Tells what a look depends on from what it was before; `None` while that
+    /// is not known.
+    fn causes(around: &Snapshot, now: Timestamp) -> Option<u64> {
+        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let (secret, account) = (around.secret.as_ref()?, around.account.as_ref()?);
+        let former = former(around);
+        let until = former.and_then(|former| former.until);
+        let is_over = until.is_some_and(|until| until <= now);
+        Some(KEYS.hash_one((secret, account, around.rotations, former, is_over)))
+    }
 }
 
-/// Whether a notice is said on the Secret although its binding's conditions
-/// say it: somebody may know a key that is not theirs.
-fn is_loud(code: Code) -> bool {
-    matches!(code, Code::ProxyForeign | Code::ProxyKeyStale)
+/// What is remembered of the binding that is there.
+fn former(around: &Snapshot) -> Option<&Former> {
+    let binding = around.binding.as_deref()?;
+    binding.spec.as_ref().map(|spec| &spec.former)
 }
 
-/// Why no key opens a binding that is delivered by the credential proxy. No
-/// agent serves it then, since nobody could use it.
-fn keyless(object: &str, former: &Former, notices: &[Named]) -> Option<Named> {
-    let is_why = |code| {
-        matches!(
-            code,
-            Code::ProxyKeyStale | Code::ProxyForeign | Code::ProxyNotWritten
-        )
-    };
-    former.is_keyless().then(|| {
-        let why = notices.iter().find(|notice| is_why(notice.code)).cloned();
-        why.unwrap_or_else(|| Named::new(Code::ProxyNotWritten, object))
-    })
+/// What was said on a Secret, and when.
+#[derive(Debug)]
+struct Said {
+    problems: Vec<Named>,
+    at: Instant,
 }
 
 /// Carries plans out.
@@ -155,8 +144,12 @@ pub struct Reconciler {
     derivation: Derivation,
     signature: InForce,
     events: Events,
-    /// What was last said on Secrets, so that it is said once.
-    said: Mutex<HashMap<Key, Vec<Named>>>,
+    /// What Secrets meant at the last look.
+    looks: Mutex<BTreeMap<Key, Look>>,
+    /// What was last said on Secrets, so that it is said once while its event
+    /// lives.
+    said: Mutex<HashMap<Key, Said>>,
+    started: Instant,
 }
 
 impl Reconciler {
@@ -167,7 +160,9 @@ impl Reconciler {
             client,
             derivation,
             signature,
+            looks: Mutex::default(),
             said: Mutex::default(),
+            started: Instant::now(),
         }
     }
 
@@ -181,70 +176,119 @@ impl Reconciler {
         key: &Key,
         around: &Snapshot,
     ) -> Result<Option<Duration>, Failure> {
+        let causes = Look::causes(around, Timestamp::now());
+        let known = lock(&self.looks).get(key).cloned();
+        let known = known.filter(|look| causes.is_some() && look.causes == causes);
+        let (look, mut spec) = match known {
+            Some(look) => (look, None),
+            None => self.look(key, around).await?,
+        };
+        let binding = around.binding.as_deref();
+        let plan = plan(key, &look.meaning, binding);
+        let refused = match (&plan, &look.meaning) {
+            (Plan::Apply, Meaning::Valid(uid, _)) => {
+                if spec.is_none() {
+                    spec = self.look(key, around).await?.1;
+                }
+                match spec {
+                    Some(spec) => self.apply(key, uid, &spec).await.err(),
+                    None => None,
+                }
+            }
+            _ => None,
+        };
+        let refusal = refused.as_ref().and_then(Failure::refusal);
+        let refusal = refusal.map(|words| Named::new(Code::BindingRefused, words));
+        let said = self.say(key, &look, refusal).await;
+        if let Some(failure) = refused {
+            return Err(failure);
+        }
+        let again = match (plan, binding) {
+            (Plan::Delete, Some(binding)) => self.delete(key, binding).await.map(|()| None)?,
+            (Plan::Report(mut problems), Some(binding)) => {
+                problems.extend(look.lacks.map(|lacks| *lacks));
+                self.report(key, binding, around, &problems, look.notices.into())
+                    .await?
+            }
+            _ => None,
+        };
+        Ok(again.into_iter().chain(said).min())
+    }
+
+    /// Reads the Secret. Returns what it means, and the spec that it asks for.
+    async fn look(
+        &self,
+        key: &Key,
+        around: &Snapshot,
+    ) -> Result<(Look, Option<Box<CredentialBindingSpec>>), Failure> {
         let mut found = source::fetch(&self.client, &self.derivation, &key.namespace, &key.name)
             .await
             .map_err(api("reading the Secret"))?;
-        let binding = around.binding.as_deref();
-        let former = binding.and_then(|binding| binding.spec.as_ref());
-        let former = former.map(Former::of);
         let object = object_name(&key.namespace, &key.name);
-        found.settle(&object, former.as_ref(), Timestamp::now());
-        let Found {
-            derived,
-            lacks,
-            notices,
-            ..
-        } = found;
-        self.say(key, &derived, &notices).await;
-        match (plan(key, &derived, binding), binding) {
-            (Plan::Nothing, _) | (Plan::Delete | Plan::Report(_), None) => Ok(None),
-            (Plan::Apply(owner, spec), _) => self.apply(key, &owner, &spec).await.map(|()| None),
-            (Plan::Delete, Some(binding)) => self.delete(key, binding).await.map(|()| None),
-            (Plan::Report(mut problems), Some(binding)) => {
-                problems.extend(lacks);
-                self.report(key, binding, around, &problems, notices).await
-            }
-        }
+        let now = Timestamp::now();
+        found.settle(&object, former(around), now);
+        let look = Look::new(around, &found, now);
+        match look.meaning {
+            Meaning::Absent => lock(&self.looks).remove(key),
+            _ => lock(&self.looks).insert(key.clone(), look.clone()),
+        };
+        let spec = match found.derived {
+            Derived::Valid(_, spec) => Some(spec),
+            _ => None,
+        };
+        Ok((look, spec))
     }
 
-    /// Puts what is wrong with a Secret into an event, once.
-    async fn say(&self, key: &Key, derived: &Derived, notices: &[Named]) {
-        let news = {
-            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-            match on_secret(derived, notices) {
-                Some((owner, problems)) => {
-                    let before = said.insert(key.clone(), problems.clone());
-                    (before.as_ref() != Some(&problems)).then_some((owner, problems))
-                }
-                None => {
-                    said.remove(key);
-                    None
-                }
+    /// Puts what is wrong with a Secret into an event, once while that lives.
+    /// Returns after how long to say it again.
+    async fn say(&self, key: &Key, look: &Look, refusal: Option<Named>) -> Option<Duration> {
+        let (uid, problems) = match (on_secret(&look.meaning, &look.notices), refusal) {
+            (Some((uid, mut problems)), refusal) => {
+                problems.extend(refusal);
+                (uid, problems)
+            }
+            (None, Some(refusal)) => match &look.meaning {
+                Meaning::Valid(uid, _) => (&**uid, vec![refusal]),
+                _ => return None,
+            },
+            (None, None) => {
+                lock(&self.said).remove(key);
+                return None;
             }
         };
-        let Some((owner, problems)) = news else {
-            return;
-        };
-        for problem in &problems {
-            let (namespace, name, code) = (&key.namespace, &key.name, problem.code);
-            tracing::warn!(namespace, name, %code, detail = problem.detail, "a Secret cannot be used");
-            self.events.refused(key, owner, problem).await;
+        let now = Instant::now();
+        {
+            let mut said = lock(&self.said);
+            if let Some(before) = said.get(key).filter(|before| before.problems == problems) {
+                let left = (before.at + SAY_AGAIN).saturating_duration_since(now);
+                if !left.is_zero() {
+                    return Some(left);
+                }
+            }
+            let (problems, at) = (problems.clone(), now);
+            said.insert(key.clone(), Said { problems, at });
         }
+        for problem in &problems {
+            let (namespace, name, code) = (&*key.namespace, &*key.name, problem.code);
+            tracing::warn!(namespace, name, %code, detail = problem.detail, "a Secret cannot be used");
+            self.events.refused(key, uid, problem).await;
+        }
+        Some(SAY_AGAIN)
     }
 
     async fn apply(
         &self,
         key: &Key,
-        owner: &Owner,
+        uid: &str,
         spec: &CredentialBindingSpec,
     ) -> Result<(), Failure> {
-        let manifest = manifest(key, owner, spec);
+        let manifest = manifest(key, uid, spec);
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         self.bindings(key)
             .patch(&key.name, &parameters, &Patch::Apply(&manifest))
             .await
             .map_err(api("writing the binding"))?;
-        let (namespace, name) = (&key.namespace, &key.name);
+        let (namespace, name) = (&*key.namespace, &*key.name);
         let subject = &spec.identity.subject;
         tracing::info!(namespace, name, subject, "wrote a binding");
         Ok(())
@@ -253,14 +297,14 @@ impl Reconciler {
     async fn delete(&self, key: &Key, binding: &Binding) -> Result<(), Failure> {
         let parameters = DeleteParams {
             preconditions: Some(Preconditions {
-                uid: Some(binding.uid.clone()),
+                uid: Some(binding.metadata.uid.to_string()),
                 resource_version: None,
             }),
             ..DeleteParams::default()
         };
         match self.bindings(key).delete(&key.name, &parameters).await {
             Ok(_) => {
-                let (namespace, name) = (&key.namespace, &key.name);
+                let (namespace, name) = (&*key.namespace, &*key.name);
                 tracing::info!(namespace, name, "deleted a binding");
                 Ok(())
             }
@@ -283,21 +327,30 @@ impl Reconciler {
         let object = object_name(&key.namespace, &key.name);
         notices.extend(around.without_proxy());
         let spec = binding.spec.as_ref();
+        let objection = |algorithm: Algorithm| {
+            let spec = spec?;
+            algorithm.objection_to(&object, spec.credential, spec.exchange)
+        };
         let signature = self.signature.algorithm();
-        let objection = |spec| signature?.objection(&object, spec);
-        notices.extend(spec.and_then(objection));
-        let former = spec.map(Former::of);
-        let keyless = |former: &Former| keyless(&object, former, &notices);
-        let unavailable = spec
-            .and_then(|spec| undeliverable(&object, spec))
-            .or_else(|| former.as_ref().and_then(keyless));
+        notices.extend(signature.and_then(objection));
+        let signature_is_open = signature.is_none()
+            && self.started.elapsed() < SIGNATURE
+            && objection(Algorithm::Es256).is_some();
+        let pods_matter = spec.is_some_and(|spec| spec.is_proxied);
+        let keyless = spec.and_then(|spec| keyless(&object, &spec.former, &notices));
+        let unavailable = spec.and_then(|spec| spec.undeliverable.as_deref());
         let now = Timestamp::now();
         let circumstances = Circumstances {
             problems,
-            blocked: around.conflict.as_ref().or(unavailable.as_ref()),
+            blocked: around
+                .conflict
+                .as_ref()
+                .or(unavailable)
+                .or(keyless.as_ref()),
             notices: &notices,
-            nodes: around.nodes.as_ref(),
-            service_accounts: around.service_accounts.as_ref(),
+            vanished: around.vanished.as_deref(),
+            has_consumer: around.has_consumer,
+            is_partial: (pods_matter && around.unproxied.is_none()) || signature_is_open,
         };
         let verdict = status::judge(binding, circumstances, now);
         if let Some(patch) = self.prune(binding, &verdict.vanished).await? {
@@ -305,20 +358,25 @@ impl Reconciler {
             self.patch_status(key, &PatchParams::default(), &patch)
                 .await?;
         }
-        let status = &binding.status;
-        if (&verdict.conditions, &verdict.expires_at) != (&status.conditions, &status.expires_at) {
+        if verdict.differs_from(&binding.status, now) {
             let parameters = PatchParams::apply(FIELD_MANAGER).force();
             let manifest = status_manifest(key, &verdict);
             self.patch_status(key, &parameters, &Patch::Apply(&manifest))
                 .await?;
             self.tell(key, binding, &verdict).await;
         }
-        let key_ends = former.and_then(|former| former.until);
+        // A second later, so that it has passed by then.
+        let key_ends = spec.and_then(|spec| spec.former.until);
         let again_at = verdict.again_at.into_iter().chain(key_ends);
         let again_at = again_at.filter(|at| *at > now).min();
         let left = again_at.map(|at| at.duration_since(now));
-        // A second later, so that it has passed by then.
-        Ok(left.map(|left| left.unsigned_abs() + Duration::from_secs(1)))
+        let left = left.map(|left| left.unsigned_abs() + Duration::from_secs(1));
+        let is_partial =
+            circumstances.is_partial || around.vanished.is_none() || around.has_consumer.is_none();
+        Ok(left
+            .into_iter()
+            .chain(is_partial.then_some(LOOK_AGAIN))
+            .min())
     }
 
     async fn patch_status<P: serde::Serialize + std::fmt::Debug>(
@@ -345,7 +403,7 @@ impl Reconciler {
     async fn prune(
         &self,
         binding: &Binding,
-        vanished: &[String],
+        vanished: &[Arc<str>],
     ) -> Result<Option<json_patch::Patch>, Failure> {
         let nodes = Api::<Node>::all(self.client.clone());
         let mut gone = BTreeSet::new();
@@ -355,7 +413,7 @@ impl Reconciler {
                 .await
                 .map_err(api("reading a node"))?;
             if node.is_none() {
-                gone.insert(name.as_str());
+                gone.insert(&**name);
             }
         }
         Ok(prune_patch(binding, &gone))
@@ -364,11 +422,7 @@ impl Reconciler {
     /// Puts transitions into events.
     async fn tell(&self, key: &Key, binding: &Binding, verdict: &Verdict) {
         for condition in &verdict.conditions {
-            let before = binding
-                .status
-                .conditions
-                .iter()
-                .find(|before| before.kind == condition.kind);
+            let before = binding.condition(&condition.kind);
             let same_status = before.is_some_and(|before| before.status == condition.status);
             let same_reason = before.is_some_and(|before| before.reason == condition.reason);
             let kind = match (condition.kind.as_str(), condition.status.as_str()) {
@@ -385,56 +439,8 @@ impl Reconciler {
     }
 }
 
-fn manifest(key: &Key, owner: &Owner, spec: &CredentialBindingSpec) -> Value {
-    json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": KIND,
-        "metadata": {
-            "name": key.name,
-            "namespace": key.namespace,
-            "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
-            // No blockOwnerDeletion: it would need the right to change the
-            // Secret's finalizers (OwnerReferencesPermissionEnforcement).
-            "ownerReferences": [{
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "name": owner.name,
-                "uid": owner.uid,
-                "controller": true,
-            }],
-        },
-        "spec": spec,
-    })
-}
-
-fn status_manifest(key: &Key, verdict: &Verdict) -> Value {
-    let mut status = json!({"conditions": verdict.conditions});
-    if let Some(expiry) = verdict.expires_at {
-        status["expiresAt"] = json!(expiry);
-    }
-    json!({
-        "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": KIND,
-        "metadata": {"name": key.name, "namespace": key.namespace},
-        "status": status,
-    })
-}
-
-/// Removes the entries of these nodes from the version that was seen.
-fn prune_patch(binding: &Binding, gone: &BTreeSet<&str>) -> Option<json_patch::Patch> {
-    let mut operations = vec![json!({
-        "op": "test", "path": "/metadata/resourceVersion", "value": binding.resource_version,
-    })];
-    // From the end, so that no index moves.
-    for (at, node) in binding.status.nodes.iter().enumerate().rev() {
-        if gone.contains(node.name.as_str()) {
-            operations.push(json!({"op": "remove", "path": format!("/status/nodes/{at}")}));
-        }
-    }
-    if operations.len() == 1 {
-        return None;
-    }
-    serde_json::from_value(Value::Array(operations)).ok()
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

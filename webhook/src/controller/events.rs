@@ -12,7 +12,6 @@ use shared::{
 };
 
 use super::{FIELD_MANAGER, binding::Binding, world::Key};
-use crate::source::Owner;
 
 /// The API's limit for a note is 1 kB.
 const LONGEST_NOTE: usize = 1000;
@@ -30,11 +29,11 @@ impl Events {
     }
 
     /// Says on the Secret what is wrong with it.
-    pub(super) async fn refused(&self, key: &Key, secret: &Owner, problem: &Named) {
+    pub(super) async fn refused(&self, key: &Key, uid: &str, problem: &Named) {
         let reference = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Secret".to_owned()),
-            ..reference(key, &secret.uid)
+            ..reference(key, uid)
         };
         let (kind, reason) = (EventType::Warning, problem.code.as_str());
         self.publish(kind, reason, &problem.to_string(), &reference)
@@ -52,7 +51,7 @@ impl Events {
         let reference = ObjectReference {
             api_version: Some(format!("{GROUP}/{VERSION}")),
             kind: Some(KIND.to_owned()),
-            ..reference(key, &binding.uid)
+            ..reference(key, &binding.metadata.uid)
         };
         self.publish(kind, &condition.reason, &condition.message, &reference)
             .await;
@@ -82,8 +81,8 @@ impl Events {
 
 fn reference(key: &Key, uid: &str) -> ObjectReference {
     ObjectReference {
-        namespace: Some(key.namespace.clone()),
-        name: Some(key.name.clone()),
+        namespace: Some(key.namespace.to_string()),
+        name: Some(key.name.to_string()),
         uid: Some(uid.to_owned()),
         ..ObjectReference::default()
     }

@@ -3,54 +3,64 @@
 //!
 //! ```text
 //! watches ─▶ world (pure) ─▶ queue (pure) ─▶ bindings: GET Secret, derive, plan (pure)
-//!   Secrets, service accounts,                   │
-//!   nodes: metadata only                         ├─▶ apply or delete the binding
-//!   pods, the installation's keys                │
-//!   CredentialBindings                           └─▶ status (pure) ─▶ conditions, events
-//!                                                      ▲ conflicts (pure)
+//!   Secrets, service accounts,   ▲               │  (if it is another one)
+//!   nodes: metadata only         │               ├─▶ apply or delete the binding
+//!   pods, the installation's  claims (pure)      │
+//!   keys, CredentialBindings                     └─▶ status (pure) ─▶ conditions, events
+//!                                      ▲
+//! lease: a task of its own ─▶ claim ───┘  looks while it is held
 //! ```
 //!
 //! Secrets are watched by metadata, so that their values are in this process
 //! only while one of them is being looked at. Everything is level-triggered: a
 //! key in the queue means "look again", and looking again changes nothing when
 //! nothing has changed.
+//!
+//! Every replica watches, so that the next leader knows everything already.
+//! Nothing here computes for long without a pause, however long a list is.
 
 pub mod binding;
 pub mod bindings;
+pub mod claims;
 mod events;
+#[cfg(test)]
+mod fake;
+mod listed;
+mod manifests;
 pub mod metrics;
+mod objects;
+pub mod plan;
 pub mod pod;
 pub mod queue;
 pub mod status;
 #[cfg(test)]
 mod testing;
+mod watches;
 pub mod world;
 
-use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
-
-use control_plane_core::secret::SECRET_TYPE;
-use futures::{StreamExt, stream::BoxStream, stream::FuturesUnordered, stream::select_all};
-use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
-use kube::{
-    Api, Client,
-    core::{ApiResource, DynamicObject, PartialObjectMeta, Resource},
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
+use std::{
+    collections::{BTreeSet, HashSet},
+    future::Future,
+    sync::Arc,
+    time::Duration,
 };
-use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep_until, timeout};
+
+use futures::{StreamExt, stream::BoxStream, stream::FuturesUnordered};
+use kube::Client;
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep_until, timeout},
+};
 
 use self::{
     bindings::{Failure, Reconciler},
     metrics::Metrics,
     queue::Queue,
-    world::{Change, Key, World},
+    world::{Change, Key, Snapshot, World},
 };
 use crate::{
     issuer::keys::InForce,
-    lease::{ApiLease, Election, Timing},
+    lease::{ApiLease, Claim, Election, Timing},
 };
 use control_plane_core::derive::Derivation;
 
@@ -63,6 +73,10 @@ pub const FIELD_MANAGER: &str = "argocd-identity";
 const CONCURRENCY: usize = 4;
 /// For one look at one binding, all calls together.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Looks at claims between two pauses; each takes some microseconds.
+const STEPS: usize = 500;
+/// How long events are taken in between two pauses.
+const TURN: Duration = Duration::from_millis(10);
 
 /// What the controller is given.
 #[derive(Debug, Clone)]
@@ -80,20 +94,12 @@ pub struct ControllerConfig {
     pub instance: String,
 }
 
-/// A name for [`ControllerConfig::instance`]: `pod`'s name, and what tells this
-/// process from an earlier one of the same pod.
-pub fn instance(pod: Option<&str>) -> String {
-    let pod = pod.unwrap_or(FIELD_MANAGER);
-    let (process, started) = (std::process::id(), jiff::Timestamp::now().as_nanosecond());
-    format!("{pod}_{process:x}-{started:x}")
-}
-
 /// The controller ended although nobody asked it to.
 #[derive(Debug, thiserror::Error)]
 #[error("the controller's watches ended")]
 pub struct Ended;
 
-/// Runs the controller whenever this process leads, until `shutdown`.
+/// Watches until `shutdown`, and works whenever this process leads.
 ///
 /// # Errors
 /// When the watches end, which they do not do on their own: failures of the
@@ -106,156 +112,206 @@ pub async fn run(
 ) -> Result<(), Ended> {
     let lease = ApiLease::new(client.clone(), &config.namespace, LEASE);
     let election = Election::new(lease, config.instance.clone(), Timing::default());
-    let work = || {
-        let leading = metrics.lead();
-        let control = control(client.clone(), &config, &metrics);
-        async move {
-            let _leading = leading;
-            control.await
-        }
+    let candidacy = election.start();
+    let claim = candidacy.claim();
+    // Calls that are under way end with this statement, before others lead.
+    let ended = tokio::select! {
+        () = shutdown => Ok(()),
+        ended = control(client, &config, &metrics, claim) => Err(ended),
     };
-    match election.run_while_leader(shutdown, work).await {
-        None => Ok(()),
-        Some(ended) => Err(ended),
-    }
+    candidacy.release().await;
+    ended
 }
 
-/// The controller itself, without the Lease. Ends only with an error.
-pub async fn control(client: Client, config: &ControllerConfig, metrics: &Metrics) -> Ended {
-    let mut changes = changes(&client, config);
+/// The controller itself, which works while `claim` is held. Ends only with an
+/// error.
+pub async fn control(
+    client: Client,
+    config: &ControllerConfig,
+    metrics: &Metrics,
+    mut claim: Claim,
+) -> Ended {
+    let mut changes = watches::changes(&client, config, metrics);
     let reconciler = Arc::new(Reconciler::new(
         client,
         config.derivation.clone(),
         config.signature.clone(),
         &config.instance,
     ));
-    let mut world = World::default();
-    let mut queue = Queue::default();
-    let mut running = FuturesUnordered::new();
-    let mut busy: HashSet<Key> = HashSet::new();
+    let mut known = Known::new();
     loop {
-        let now = Instant::now();
+        if claim.is_held() {
+            let _leading = metrics.lead();
+            let work = work(&mut known, &mut changes, &reconciler, metrics);
+            tokio::select! {
+                // First, so that nothing is sent once the claim has ended.
+                biased;
+                () = claim.ended() => {}
+                ended = work => return ended,
+            }
+        } else {
+            tokio::select! {
+                () = claim.held() => {}
+                ended = follow(&mut known, &mut changes, metrics) => return ended,
+            }
+        }
+    }
+}
+
+/// Keeps what is known up to date, and does nothing about it.
+async fn follow(
+    known: &mut Known,
+    changes: &mut BoxStream<'static, Change>,
+    metrics: &Metrics,
+) -> Ended {
+    loop {
+        known.settle().await;
+        known.show(metrics);
+        let Some(change) = changes.next().await else {
+            return Ended;
+        };
+        known.take_in(change);
+        known.rest().await;
+    }
+}
+
+/// Works until it is dropped.
+async fn work(
+    known: &mut Known,
+    changes: &mut BoxStream<'static, Change>,
+    reconciler: &Arc<Reconciler>,
+    metrics: &Metrics,
+) -> Ended {
+    known.resume();
+    let mut running = FuturesUnordered::new();
+    loop {
+        known.settle().await;
+        known.show(metrics);
         while running.len() < CONCURRENCY {
-            let is_free = |key: &Key| !busy.contains(key) && world.is_known(&key.namespace);
-            let Some(key) = queue.take(now, is_free) else {
+            let Some((key, snapshot)) = known.next() else {
                 break;
             };
-            busy.insert(key.clone());
-            let snapshot = world.snapshot(&key);
-            let reconciler = Arc::clone(&reconciler);
+            let reconciler = Arc::clone(reconciler);
             running.push(async move {
+                let started = Instant::now();
                 let work = timeout(DEADLINE, reconciler.reconcile(&key, &snapshot)).await;
-                (key, work.unwrap_or(Err(Failure::Timeout)))
+                (
+                    key,
+                    work.unwrap_or(Err(Failure::Timeout)),
+                    started.elapsed(),
+                )
             });
         }
-        let is_free = |key: &Key| !busy.contains(key) && world.is_known(&key.namespace);
-        let due = queue
-            .next_due(is_free)
-            .filter(|_| running.len() < CONCURRENCY);
+        let due = known.due().filter(|_| running.len() < CONCURRENCY);
         tokio::select! {
             change = changes.next() => match change {
                 None => return Ended,
-                Some(change) => {
-                    let now = Instant::now();
-                    for key in world.apply(change) {
-                        queue.add(key, now);
-                    }
-                }
+                Some(change) => known.take_in(change),
             },
-            Some((key, result)) = running.next() => {
-                busy.remove(&key);
-                metrics.reconciled(result.is_ok());
-                match result {
-                    Ok(again) => queue.succeeded(key, again.map(|after| Instant::now() + after)),
-                    Err(error) => {
-                        let (namespace, name) = (&key.namespace, &key.name);
-                        let error = &error as &dyn std::error::Error;
-                        tracing::warn!(namespace, name, error, "a binding could not be brought up to date");
-                        queue.failed(key, Instant::now());
-                    }
-                }
-            },
-            () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
+            Some((key, result, took)) = running.next() => {
+                metrics.reconciled(result.is_ok(), took);
+                known.finish(key, result);
+            }
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+        }
+        known.rest().await;
+    }
+}
+
+/// What is known, and what is to be done about it.
+struct Known {
+    world: World,
+    queue: Queue,
+    busy: HashSet<Key>,
+    /// When the last pause was.
+    rested: std::time::Instant,
+}
+
+impl Known {
+    fn new() -> Self {
+        Self {
+            world: World::default(),
+            queue: Queue::default(),
+            busy: HashSet::new(),
+            rested: std::time::Instant::now(),
         }
     }
-}
 
-/// Everything that is watched, in one stream that recovers from failures.
-fn changes(client: &Client, config: &ControllerConfig) -> BoxStream<'static, Change> {
-    let metadata = |error: &watcher::Error, what: &'static str| {
-        tracing::warn!(
-            error = error as &dyn std::error::Error,
-            what,
-            "a watch failed; it is started again"
-        );
-    };
-    let nodes: Api<PartialObjectMeta<Node>> = Api::all(client.clone());
-    let mut streams = vec![watch(
-        nodes,
-        watcher::Config::default(),
-        "nodes",
-        metadata,
-        Change::Node,
-    )];
-    let signature = config.signature.changes();
-    streams.push(signature.map(|()| Change::Keys).boxed());
-    for namespace in &config.argocd_namespaces {
-        let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
-        let ours = watcher::Config::default().labels(SECRET_TYPE);
-        let to = namespace.clone();
-        streams.push(watch(secrets, ours, "secrets", metadata, move |event| {
-            Change::Secret(to.clone(), event)
-        }));
-        let accounts: Api<PartialObjectMeta<ServiceAccount>> =
-            Api::namespaced(client.clone(), namespace);
-        let to = namespace.clone();
-        let all = watcher::Config::default();
-        streams.push(watch(
-            accounts,
-            all.clone(),
-            "service accounts",
-            metadata,
-            move |event| Change::ServiceAccount(to.clone(), event),
-        ));
-        let pods: Api<DynamicObject> =
-            Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<Pod>(&()));
-        let to = namespace.clone();
-        streams.push(watch(pods, all.clone(), "pods", metadata, move |event| {
-            Change::Pod(to.clone(), event)
-        }));
-        // Untyped, so that one object with a strange shape breaks no watch.
-        let resource = binding::resource();
-        let bindings: Api<DynamicObject> =
-            Api::namespaced_with(client.clone(), namespace, &resource);
-        let to = namespace.clone();
-        streams.push(watch(bindings, all, "bindings", metadata, move |event| {
-            Change::Binding(to.clone(), event)
-        }));
+    fn take_in(&mut self, change: Change) {
+        let keys = self.world.apply(change);
+        self.add(keys);
     }
-    select_all(streams).boxed()
-}
 
-fn watch<K>(
-    api: Api<K>,
-    config: watcher::Config,
-    what: &'static str,
-    failed: impl Fn(&watcher::Error, &'static str) + Send + 'static,
-    change: impl Fn(Event<K>) -> Change + Send + 'static,
-) -> BoxStream<'static, Change>
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    watcher(api, config)
-        .default_backoff()
-        .filter_map(move |event| {
-            let change = match event {
-                Ok(event) => Some(change(event)),
-                Err(error) => {
-                    failed(&error, what);
-                    None
-                }
-            };
-            futures::future::ready(change)
-        })
-        .boxed()
+    fn add(&mut self, keys: BTreeSet<Key>) {
+        let now = Instant::now().into_std();
+        for key in keys {
+            self.queue.add(key, now);
+        }
+    }
+
+    /// Finds out who stands back for whom.
+    async fn settle(&mut self) {
+        loop {
+            let (keys, is_settled) = self.world.settle(STEPS);
+            self.add(keys);
+            if is_settled {
+                break;
+            }
+            yield_now().await;
+        }
+        for namespace in self.world.newly_known() {
+            self.queue.open(&namespace);
+        }
+    }
+
+    /// Lets other tasks have their turn, if this one has had its own for long.
+    async fn rest(&mut self) {
+        if self.rested.elapsed() > TURN {
+            yield_now().await;
+            self.rested = std::time::Instant::now();
+        }
+    }
+
+    /// Puts back what was under way when the work was dropped.
+    fn resume(&mut self) {
+        let keys = std::mem::take(&mut self.busy);
+        self.add(keys.into_iter().collect());
+    }
+
+    fn next(&mut self) -> Option<(Key, Snapshot)> {
+        let now = Instant::now().into_std();
+        let key = self.queue.take(now, |key| !self.busy.contains(key))?;
+        self.busy.insert(key.clone());
+        let snapshot = self.world.snapshot(&key);
+        Some((key, snapshot))
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let due = self.queue.next_due(|key| !self.busy.contains(key));
+        due.map(Instant::from_std)
+    }
+
+    fn finish(&mut self, key: Key, result: Result<Option<Duration>, Failure>) {
+        self.busy.remove(&key);
+        let now = Instant::now().into_std();
+        match result {
+            Ok(again) => self.queue.succeeded(key, again.map(|after| now + after)),
+            Err(error) => {
+                let (namespace, name) = (&*key.namespace, &*key.name);
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    namespace,
+                    name,
+                    error,
+                    "a binding could not be brought up to date"
+                );
+                self.queue.failed(key, now);
+            }
+        }
+    }
+
+    fn show(&self, metrics: &Metrics) {
+        let namespaces = self.world.known_namespaces();
+        metrics.known(self.queue.len(), self.world.bindings(), namespaces);
+    }
 }

@@ -6,15 +6,15 @@
 //! `Degraded` whether somebody has to do something. Both can be true: a refresh
 //! has failed, and the last good credential is still valid.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use shared::{
-    binding::{Condition, NodeState, NodeStatus},
+    binding::{Condition, NodeState},
     errors::{Code, Named},
 };
 
-use super::binding::Binding;
+use super::binding::{Binding, NodeView, StatusView};
 
 /// The condition that says whether credentials are where they are needed.
 pub const READY: &str = "Ready";
@@ -24,6 +24,22 @@ pub const DEGRADED: &str = "Degraded";
 const TRUE: &str = "True";
 const FALSE: &str = "False";
 const UNKNOWN: &str = "Unknown";
+
+const NO_CONSUMER: &str = "no-consumer";
+const PENDING: &str = "pending";
+const IS_READY: &str = "ready";
+const AS_EXPECTED: &str = "as-expected";
+
+/// What conditions are made of besides the catalogue's codes and sentences.
+pub(super) const WORDS: [&str; 7] = [
+    TRUE,
+    FALSE,
+    UNKNOWN,
+    NO_CONSUMER,
+    PENDING,
+    IS_READY,
+    AS_EXPECTED,
+];
 
 /// A condition's message is longer than this only by mistake.
 const LONGEST_MESSAGE: usize = 2048;
@@ -38,10 +54,14 @@ pub struct Circumstances<'a> {
     pub blocked: Option<&'a Named>,
     /// What keeps Argo CD from using the credential although it is there.
     pub notices: &'a [Named],
-    /// All nodes; `None` while they are not known.
-    pub nodes: Option<&'a BTreeSet<String>>,
-    /// The namespace's service accounts; `None` while they are not known.
-    pub service_accounts: Option<&'a BTreeSet<String>>,
+    /// Those of the nodes that report which are gone; `None` while the nodes
+    /// are not known.
+    pub vanished: Option<&'a [Arc<str>]>,
+    /// Whether a consumer's service account is there; `None` while service
+    /// accounts are not known.
+    pub has_consumer: Option<bool>,
+    /// Whether there may be notices that are not known yet.
+    pub is_partial: bool,
 }
 
 /// What the status should be.
@@ -49,30 +69,86 @@ pub struct Circumstances<'a> {
 pub struct Verdict {
     /// `Ready` and `Degraded`.
     pub conditions: Vec<Condition>,
-    /// The earliest expiry over all nodes.
+    /// While something is wrong, the earliest expiry over all nodes.
     pub expires_at: Option<Timestamp>,
     /// Names of entries whose node is gone.
-    pub vanished: Vec<String>,
+    pub vanished: Vec<Arc<str>>,
     /// When this has to be looked at again although nothing changes: the next
     /// credential expires then, and its agent may be silent.
     pub again_at: Option<Timestamp>,
 }
 
+impl StatusView {
+    fn has(&self, condition: &Condition) -> bool {
+        let mut written = self.conditions.iter();
+        written.any(|written| {
+            written.kind == condition.kind
+                && written.status == condition.status
+                && written.reason == condition.reason
+                && *written.message == *condition.message
+                && written.last_transition_time == condition.last_transition_time
+                && written.observed_generation == condition.observed_generation
+        })
+    }
+}
+
 /// Judges a binding.
+///
+/// While not everything is known that a condition is made from, it stays as it
+/// is, or gets worse: another controller may have known more.
 pub fn judge(binding: &Binding, around: Circumstances<'_>, now: Timestamp) -> Verdict {
-    let exists = |node: &&NodeStatus| around.nodes.is_none_or(|nodes| nodes.contains(&node.name));
-    let (live, gone): (Vec<_>, Vec<_>) = binding.status.nodes.iter().partition(exists);
+    let is_gone = |node: &&NodeView| {
+        let vanished = around.vanished.unwrap_or_default();
+        vanished.contains(&node.name)
+    };
+    let (gone, live): (Vec<_>, Vec<_>) = binding.status.nodes.iter().partition(is_gone);
     let ready = ready(binding, &live, around, now);
     let degraded = degraded(&live, around, now);
+    let ready_is_partial = around.blocked.is_none()
+        && (around.vanished.is_none() || (live.is_empty() && around.has_consumer.is_none()));
+    let degraded_is_partial = around.is_partial || around.vanished.is_none();
+    let conditions = [
+        (READY, ready, ready_is_partial, FALSE),
+        (DEGRADED, degraded, degraded_is_partial, TRUE),
+    ]
+    .map(|(kind, finding, is_partial, bad)| {
+        let before = binding.condition(kind);
+        match before.filter(|before| is_partial && !(finding.status == bad && before.status != bad))
+        {
+            Some(before) => before.into(),
+            None => condition(binding, kind, finding, now),
+        }
+    });
     let expiries = live.iter().filter_map(|node| node.expires_at);
+    let is_well = conditions[0].status != FALSE && conditions[1].status == FALSE;
     Verdict {
-        conditions: [(READY, ready), (DEGRADED, degraded)]
+        expires_at: expiries.clone().min().filter(|_| !is_well),
+        conditions: conditions.into(),
+        vanished: gone
             .into_iter()
-            .map(|(kind, finding)| condition(binding, kind, finding, now))
+            .map(|node| Arc::clone(&node.name))
             .collect(),
-        expires_at: expiries.clone().min(),
-        vanished: gone.into_iter().map(|node| node.name.clone()).collect(),
         again_at: expiries.filter(|expiry| *expiry > now).min(),
+    }
+}
+
+impl Verdict {
+    /// Whether a reader would see a difference. An expiry that only moves on,
+    /// because agents go on renewing, is none until the one that is written
+    /// has passed.
+    pub fn differs_from(&self, written: &StatusView, now: Timestamp) -> bool {
+        let is_true_still = match (written.expires_at, self.expires_at) {
+            (Some(written), Some(expiry)) => {
+                written == expiry || (now < written && written < expiry)
+            }
+            (written, expiry) => written == expiry,
+        };
+        self.conditions.len() != written.conditions.len()
+            || !self
+                .conditions
+                .iter()
+                .all(|condition| written.has(condition))
+            || !is_true_still
     }
 }
 
@@ -98,7 +174,7 @@ impl Finding {
 
 fn ready(
     binding: &Binding,
-    live: &[&NodeStatus],
+    live: &[&NodeView],
     around: Circumstances<'_>,
     now: Timestamp,
 ) -> Finding {
@@ -106,7 +182,7 @@ fn ready(
         return Finding::named(FALSE, error);
     }
     if live.is_empty() {
-        return Finding::new(UNKNOWN, "no-consumer", missing_consumer(binding, around));
+        return Finding::new(UNKNOWN, NO_CONSUMER, missing_consumer(binding, around));
     }
     let without = live.iter().find(|node| !has_valid(node, now));
     match without {
@@ -118,21 +194,18 @@ fn ready(
             },
             None => Finding::new(
                 FALSE,
-                "pending",
+                PENDING,
                 on(node, "the first credential is being obtained"),
             ),
         },
-        None => match live
-            .iter()
-            .find(|node| node.observed_generation < binding.generation)
-        {
-            Some(node) => Finding::new(FALSE, "pending", on(node, "a change is being taken in")),
-            None => Finding::new(TRUE, "ready", nodes(live.len())),
+        None => match live.iter().find(|node| node.is_behind) {
+            Some(node) => Finding::new(FALSE, PENDING, on(node, "a change is being taken in")),
+            None => Finding::new(TRUE, IS_READY, nodes(live.len())),
         },
     }
 }
 
-fn degraded(live: &[&NodeStatus], around: Circumstances<'_>, now: Timestamp) -> Finding {
+fn degraded(live: &[&NodeView], around: Circumstances<'_>, now: Timestamp) -> Finding {
     if let Some(finding) = all(around.problems) {
         return finding;
     }
@@ -148,7 +221,7 @@ fn degraded(live: &[&NodeStatus], around: Circumstances<'_>, now: Timestamp) -> 
             failed
         }
         (Some(finding), None) | (None, Some(finding)) => finding,
-        (None, None) => Finding::new(FALSE, "as-expected", ""),
+        (None, None) => Finding::new(FALSE, AS_EXPECTED, ""),
     }
 }
 
@@ -164,7 +237,7 @@ fn all(problems: &[Named]) -> Option<Finding> {
 }
 
 /// What is wrong on a node.
-fn failure(node: &NodeStatus, now: Timestamp) -> Option<Finding> {
+fn failure(node: &NodeView, now: Timestamp) -> Option<Finding> {
     if let Some(error) = &node.error {
         return Some(Finding::new(TRUE, &error.code, on(node, &error.message)));
     }
@@ -176,7 +249,7 @@ fn failure(node: &NodeStatus, now: Timestamp) -> Option<Finding> {
     })
 }
 
-fn has_valid(node: &NodeStatus, now: Timestamp) -> bool {
+fn has_valid(node: &NodeView, now: Timestamp) -> bool {
     match node.expires_at {
         Some(expiry) => expiry > now,
         None => node.state == NodeState::Ready,
@@ -184,24 +257,15 @@ fn has_valid(node: &NodeStatus, now: Timestamp) -> bool {
 }
 
 fn missing_consumer(binding: &Binding, around: Circumstances<'_>) -> String {
-    let consumers = binding
-        .spec
-        .as_ref()
-        .map_or(&[][..], |spec| &spec.consumers);
-    let list = consumers.join(", ");
-    let exists = |name: &String| {
-        around
-            .service_accounts
-            .is_none_or(|known| known.contains(name))
-    };
-    if consumers.iter().any(exists) {
-        format!("no injected pod runs as {list} yet")
-    } else {
-        format!("the namespace has no service account {list}")
+    let consumers = binding.spec.as_ref().map(|spec| &spec.consumers);
+    let list = consumers.map(|names| names.join(", ")).unwrap_or_default();
+    match around.has_consumer {
+        Some(false) => format!("the namespace has no service account {list}"),
+        Some(true) | None => format!("no injected pod runs as {list} yet"),
     }
 }
 
-fn on(node: &NodeStatus, message: &str) -> String {
+fn on(node: &NodeView, message: &str) -> String {
     format!("node {}: {message}", node.name)
 }
 
@@ -213,11 +277,7 @@ fn nodes(count: usize) -> String {
 }
 
 fn condition(binding: &Binding, kind: &str, finding: Finding, now: Timestamp) -> Condition {
-    let before = binding
-        .status
-        .conditions
-        .iter()
-        .find(|before| before.kind == kind);
+    let before = binding.condition(kind);
     // The API keeps whole seconds.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     Condition {
@@ -229,7 +289,7 @@ fn condition(binding: &Binding, kind: &str, finding: Finding, now: Timestamp) ->
         status: finding.status.to_owned(),
         reason: finding.reason,
         message: finding.message.chars().take(LONGEST_MESSAGE).collect(),
-        observed_generation: binding.generation,
+        observed_generation: binding.metadata.generation,
     }
 }
 

@@ -1,9 +1,11 @@
 //! Bindings for the controller's tests.
 
-use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
-use super::binding::Binding;
+use super::{
+    binding::{Binding, Observed},
+    objects::BindingObject,
+};
 
 /// A Quay repository without a project, delivered to every pod.
 pub(super) fn quay(host: &str) -> Value {
@@ -44,7 +46,7 @@ pub(super) fn cluster(server: &str, audience: &str) -> Value {
 }
 
 /// As the API server has it: created at `second`, owned by its Secret.
-pub(super) fn object(name: &str, second: i64, spec: Value, status: Value) -> DynamicObject {
+pub(super) fn object(name: &str, second: i64, spec: Value, status: Value) -> BindingObject {
     let created = jiff::Timestamp::from_second(second).unwrap();
     serde_json::from_value(json!({
         "apiVersion": "workload-identity.dev/v1alpha1",
@@ -63,7 +65,12 @@ pub(super) fn object(name: &str, second: i64, spec: Value, status: Value) -> Dyn
     .unwrap()
 }
 
-/// The same as the controller sees it, without a status.
+/// The same as the controller reads it.
+pub(super) fn observed(name: &str, second: i64, spec: Value, status: Value) -> Observed {
+    object(name, second, spec, status).observed().1
+}
+
+/// The same as the controller keeps it, without a status.
 pub(super) fn binding(name: &str, second: i64, spec: Value) -> Binding {
-    object(name, second, spec, json!({})).into()
+    observed(name, second, spec, json!({})).binding
 }

@@ -1,47 +1,52 @@
 //! What the watches have said so far: events flow in, keys to look at flow
 //! out. Pure; tests push objects straight in.
+//!
+//! Every event costs what it changes, however much is known: what concerns
+//! whom is kept beside the objects ([`Claims`], service accounts, nodes).
+
+mod namespace;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
-use control_plane_core::derive::account::{self, Annotations};
-use k8s_openapi::api::core::v1::{Node, Secret, ServiceAccount};
-use kube::{
-    core::{DynamicObject, PartialObjectMeta},
-    runtime::watcher::Event,
-};
+use control_plane_core::derive::account::Annotations;
 use shared::{
-    binding::Delivery,
-    conflicts::{self, Claim},
+    conflicts,
     errors::{Code, Named},
 };
 
-use super::{binding::Binding, pod::RepoServer};
+use self::namespace::Namespace;
+pub use super::listed::ListEvent;
+use super::{
+    binding::{Binding, Observed},
+    listed::Listed,
+    pod::RepoServer,
+};
 
 /// A Secret and its binding, which share a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// The namespace of both.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The name of both.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 /// An event of one of the watches, with its namespace.
 #[derive(Debug)]
 pub enum Change {
-    /// Of Argo CD's Secrets.
-    Secret(String, Event<PartialObjectMeta<Secret>>),
+    /// Of Argo CD's Secrets: their versions.
+    Secret(Arc<str>, ListEvent<Arc<str>>),
     /// Of service accounts.
-    ServiceAccount(String, Event<PartialObjectMeta<ServiceAccount>>),
+    ServiceAccount(Arc<str>, ListEvent<Annotations>),
     /// Of bindings.
-    Binding(String, Event<DynamicObject>),
-    /// Of pods.
-    Pod(String, Event<DynamicObject>),
+    Binding(Arc<str>, ListEvent<Box<Observed>>),
+    /// Of pods; `None` is one that is no repo-server.
+    Pod(Arc<str>, ListEvent<Option<RepoServer>>),
     /// Of nodes.
-    Node(Event<PartialObjectMeta<Node>>),
+    Node(ListEvent<()>),
     /// The installation's keys are others.
     Keys,
 }
@@ -49,39 +54,43 @@ pub enum Change {
 /// Everything that is known.
 #[derive(Debug, Default)]
 pub struct World {
-    namespaces: HashMap<String, Namespace>,
-    nodes: Tracked<()>,
-}
-
-#[derive(Debug, Default)]
-struct Namespace {
-    secrets: Tracked<()>,
-    service_accounts: Tracked<Annotations>,
-    bindings: Tracked<Arc<Binding>>,
-    /// Pods that are no repo-server count as one that is not there.
-    pods: Tracked<Option<RepoServer>>,
+    namespaces: HashMap<Arc<str>, Namespace>,
+    nodes: Listed<()>,
+    /// How many entries bindings have of a node, which may be gone.
+    reports: HashMap<Arc<str>, usize>,
+    /// How often the installation's keys were others.
+    rotations: u64,
 }
 
 /// What is known about one binding's surroundings at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
+    /// The Secret's version; `None` if it is not there, or not known.
+    pub secret: Option<Arc<str>>,
     /// The binding, if there is one.
     pub binding: Option<Arc<Binding>>,
     /// Why it has to stand back for another one.
     pub conflict: Option<Named>,
-    /// All nodes; `None` while they are not known.
-    pub nodes: Option<BTreeSet<String>>,
-    /// The namespace's service accounts; `None` while they are not known.
-    pub service_accounts: Option<BTreeSet<String>>,
+    /// Those of the nodes that report which are gone; `None` while the nodes
+    /// are not known.
+    pub vanished: Option<Vec<Arc<str>>>,
+    /// Whether a consumer's service account is there; `None` while service
+    /// accounts are not known.
+    pub has_consumer: Option<bool>,
+    /// The service account that the binding is made of, if it is there; `None`
+    /// while service accounts are not known.
+    pub account: Option<Option<Annotations>>,
     /// Running repo-servers that lack the credential proxy which the binding
-    /// needs.
-    pub unproxied: Vec<String>,
+    /// needs; `None` while pods are not known.
+    pub unproxied: Option<Vec<Arc<str>>>,
+    /// Which of the installation's keys were in force.
+    pub rotations: u64,
 }
 
 impl Snapshot {
     /// Names the repo-servers that lack the credential proxy.
     pub fn without_proxy(&self) -> Option<Named> {
-        let (first, more) = self.unproxied.split_first()?;
+        let (first, more) = self.unproxied.as_ref()?.split_first()?;
         let more = match more.len() {
             0 => String::new(),
             count => format!(" and {count} more"),
@@ -92,270 +101,281 @@ impl Snapshot {
 }
 
 impl World {
-    /// Takes in an event. Returns what has to be looked at because of it.
+    /// Takes in an event. Returns what has to be looked at because of it;
+    /// [`World::settle`] says what else.
     pub fn apply(&mut self, change: Change) -> BTreeSet<Key> {
         match change {
             Change::Secret(namespace, event) => {
-                let secrets = &mut self.namespace(&namespace).secrets;
-                let deltas = secrets.apply(event, |secret| {
-                    (secret.metadata.name.unwrap_or_default(), ())
-                });
-                let names = deltas.into_iter().map(|delta| delta.name);
+                let known = self.namespace(&namespace);
+                let deltas = known.secrets.apply(event).into_iter();
+                let changed = deltas.filter(|delta| delta.before != delta.after);
+                let names = changed.map(|delta| delta.name);
                 names.map(|name| key(&namespace, name)).collect()
             }
             Change::ServiceAccount(namespace, event) => {
                 let known = self.namespace(&namespace);
-                let named = |account: PartialObjectMeta<ServiceAccount>| {
-                    let annotations = Annotations::read(account.metadata.annotations.as_ref());
-                    (account.metadata.name.unwrap_or_default(), annotations)
-                };
-                let deltas = known.service_accounts.apply(event, named);
-                // Of one that stays, only what a binding takes from it is of
-                // interest, and of a consumer nothing.
-                let changed: BTreeMap<_, _> = deltas
-                    .into_iter()
-                    .filter(|delta| delta.before != delta.after)
-                    .map(|delta| (delta.name, delta.before.is_some() != delta.after.is_some()))
-                    .collect();
-                let came_or_went = |name: &String| changed.get(name).is_some_and(|it| *it);
-                let concerns = |binding: &Binding| {
-                    binding.spec.as_ref().is_some_and(|spec| {
-                        spec.consumers.iter().any(came_or_went)
-                            || (account::is_needed(spec)
-                                && changed.contains_key(&spec.identity.service_account))
-                    })
-                };
-                known.keys_of_bindings(&namespace, concerns).collect()
-            }
-            Change::Binding(namespace, event) => {
-                let known = self.namespace(&namespace);
-                let deltas = known.bindings.apply(event, |object| {
-                    let binding = Binding::from(object);
-                    (binding.name.clone(), Arc::new(binding))
-                });
-                let mut keys = BTreeSet::new();
-                for delta in deltas {
-                    let specs = [&delta.before, &delta.after]
-                        .map(|binding| binding.as_ref().and_then(|binding| binding.spec.as_ref()));
-                    // Status changes are frequent, and rivals do not care.
-                    if specs[0] != specs[1] {
-                        let is_rival = |other: &Binding| {
-                            let others = other.spec.as_ref();
-                            specs.into_iter().flatten().any(|spec| {
-                                others.is_some_and(|other| conflicts::are_rivals(spec, other))
-                            })
-                        };
-                        keys.extend(known.keys_of_bindings(&namespace, is_rival));
+                let mut names = BTreeSet::new();
+                let mut came_or_went = BTreeSet::new();
+                for delta in known.service_accounts.apply(event) {
+                    // Of one that stays, only what a binding takes from it is
+                    // of interest.
+                    if delta.before != delta.after {
+                        names.extend(known.made_of(&delta.name));
                     }
-                    keys.insert(key(&namespace, delta.name));
+                    if delta.before.is_some() != delta.after.is_some() {
+                        came_or_went.insert(delta.name);
+                    }
                 }
-                keys
+                names.extend(known.consumed_by(&came_or_went, |_| true));
+                keys(&namespace, names)
             }
+            Change::Binding(namespace, event) => self.binding(&namespace, event),
             Change::Pod(namespace, event) => {
                 let known = self.namespace(&namespace);
-                let deltas = known.pods.apply(event, RepoServer::read);
-                // Only running repo-servers without the proxy are of interest.
-                let lacking = |pod: &Option<Option<RepoServer>>| {
-                    let pod = pod.as_ref().and_then(Option::as_ref);
-                    pod.and_then(RepoServer::lacks_proxy).map(str::to_owned)
+                let event = match event {
+                    // Of other pods, not even the names are kept.
+                    ListEvent::Apply(name, None) | ListEvent::InitApply(name, None) => {
+                        ListEvent::Delete(name)
+                    }
+                    ListEvent::Apply(name, Some(pod)) => ListEvent::Apply(name, pod),
+                    ListEvent::InitApply(name, Some(pod)) => ListEvent::InitApply(name, pod),
+                    ListEvent::Delete(name) => ListEvent::Delete(name),
+                    ListEvent::Init => ListEvent::Init,
+                    ListEvent::InitDone => ListEvent::InitDone,
                 };
-                let changed: BTreeSet<_> = deltas
-                    .iter()
-                    .filter(|delta| lacking(&delta.before) != lacking(&delta.after))
-                    .flat_map(|delta| [lacking(&delta.before), lacking(&delta.after)])
-                    .flatten()
-                    .collect();
-                let concerns = |binding: &Binding| {
-                    changed
-                        .iter()
-                        .any(|account| needs_proxy_in(binding, account))
-                };
-                known.keys_of_bindings(&namespace, concerns).collect()
+                let mut accounts = BTreeSet::new();
+                for delta in known.pods.apply(event) {
+                    let [before, after] = [&delta.before, &delta.after]
+                        .map(|pod| pod.as_ref().and_then(RepoServer::lacks_proxy).cloned());
+                    if before == after {
+                        continue;
+                    }
+                    accounts.extend([&before, &after].into_iter().flatten().cloned());
+                    if let Some(pods) = before.as_ref().and_then(|it| known.lacking.get_mut(it)) {
+                        pods.remove(&delta.name);
+                    }
+                    if let Some(account) = after {
+                        known.lacking.entry(account).or_default().insert(delta.name);
+                    }
+                }
+                known.lacking.retain(|_, pods| !pods.is_empty());
+                let names = known.consumed_by(&accounts, |spec| spec.is_proxied);
+                keys(&namespace, names)
             }
             Change::Keys => {
+                self.rotations += 1;
                 let namespaces = self.namespaces.iter();
                 namespaces
                     .flat_map(|(namespace, known)| {
-                        let names = known.secrets.current.keys();
-                        names.map(|name| key(namespace, name.clone()))
+                        let names = known.secrets.iter();
+                        names.map(|(name, _)| key(namespace, Arc::clone(name)))
                     })
                     .collect()
             }
             Change::Node(event) => {
-                let was_synced = self.nodes.synced;
-                let deltas = self
-                    .nodes
-                    .apply(event, |node| (node.metadata.name.unwrap_or_default(), ()));
-                let came_or_went = deltas
-                    .iter()
-                    .any(|delta| delta.before.is_some() != delta.after.is_some());
-                if !self.nodes.synced || (was_synced && !came_or_went) {
+                let was_synced = self.nodes.is_synced();
+                let deltas = self.nodes.apply(event).into_iter();
+                if !self.nodes.is_synced() {
                     return BTreeSet::new();
                 }
-                // After a list there may be entries of nodes that went unseen.
-                let nodes = &self.nodes.current;
-                let has_vanished = |binding: &Binding| {
-                    let mut entries = binding.status.nodes.iter();
-                    entries.any(|entry| !nodes.contains_key(&entry.name))
+                let changed: BTreeSet<Arc<str>> = if was_synced {
+                    let differs = deltas.filter(|it| it.before.is_some() != it.after.is_some());
+                    let names = differs.map(|delta| delta.name);
+                    names
+                        .filter(|name| self.reports.contains_key(name))
+                        .collect()
+                } else {
+                    // Before the list, nothing was known to be gone.
+                    let names = self.reports.keys();
+                    let gone = names.filter(|name| self.nodes.value(name).is_none());
+                    gone.cloned().collect()
                 };
-                let namespaces = self.namespaces.iter();
-                namespaces
-                    .flat_map(|(name, known)| known.keys_of_bindings(name, has_vanished))
-                    .collect()
+                self.reported_by(&changed)
             }
         }
     }
 
-    /// Whether the namespace's bindings have been listed; before that, nothing
-    /// can be said about them.
-    pub fn is_known(&self, namespace: &str) -> bool {
-        self.namespaces
-            .get(namespace)
-            .is_some_and(|known| known.bindings.synced)
+    /// Brings up to date who stands back for whom, in at most `most` steps.
+    /// Returns what has to be looked at, and whether nothing is left to do.
+    pub fn settle(&mut self, most: usize) -> (BTreeSet<Key>, bool) {
+        let mut found = BTreeSet::new();
+        let mut is_settled = true;
+        for (namespace, known) in &mut self.namespaces {
+            if known.claims.is_settled() {
+                continue;
+            }
+            let mut changed = Vec::new();
+            is_settled &= known.claims.settle(most, &mut changed);
+            found.extend(changed.into_iter().map(|name| key(namespace, name)));
+            if !is_settled {
+                break;
+            }
+        }
+        (found, is_settled)
+    }
+
+    /// Namespaces whose bindings have been listed since this was asked last.
+    /// Before that, nothing can be said about them.
+    pub fn newly_known(&mut self) -> Vec<Arc<str>> {
+        let namespaces = self.namespaces.iter_mut();
+        let new = namespaces.filter(|(_, known)| known.bindings.is_synced() && !known.is_known);
+        new.map(|(name, known)| {
+            known.is_known = true;
+            Arc::clone(name)
+        })
+        .collect()
+    }
+
+    /// How many namespaces are known.
+    pub fn known_namespaces(&self) -> usize {
+        let known = self.namespaces.values();
+        known.filter(|known| known.bindings.is_synced()).count()
+    }
+
+    /// How many bindings there are.
+    pub fn bindings(&self) -> usize {
+        let known = self.namespaces.values();
+        known.map(|known| known.bindings.len()).sum()
+    }
+
+    /// A key whose name is the same piece of memory as the Secret's.
+    pub fn key(&self, namespace: &Arc<str>, name: &str) -> Key {
+        let known = self.namespaces.get(namespace);
+        let known = known.and_then(|known| known.secrets.shared_name(name));
+        key(namespace, known.map_or_else(|| name.into(), Arc::clone))
     }
 
     /// What is known about one binding and its surroundings now.
     pub fn snapshot(&self, key: &Key) -> Snapshot {
         let known = self.namespaces.get(&key.namespace);
-        let binding = known
-            .and_then(|known| known.bindings.current.get(&key.name))
-            .cloned();
-        let conflict = known.zip(binding.as_ref()).and_then(|(known, binding)| {
-            let all = known.bindings.current.values();
-            let claims = all.filter(|other| !other.deleting).filter_map(|other| {
-                Some(Claim {
-                    name: &other.name,
-                    created: other.created,
-                    spec: other.spec.as_ref()?,
-                })
-            });
-            conflicts::conflicts(claims).remove(binding.name.as_str())
+        let binding = known.and_then(|known| known.bindings.value(&key.name));
+        let conflict = known.and_then(|known| known.claims.conflict(&key.name));
+        let vanished = self.nodes.is_synced().then(|| {
+            let reports = binding.iter().flat_map(|binding| &binding.status.nodes);
+            let names = reports.map(|report| &report.name);
+            names
+                .filter(|it| self.nodes.value(it).is_none())
+                .cloned()
+                .collect()
         });
-        let unproxied = known.zip(binding.as_deref()).map(|(known, binding)| {
-            let pods = known.pods.current.iter();
-            let lacking = pods.filter(|(_, pod)| {
-                let account = pod.as_ref().and_then(RepoServer::lacks_proxy);
-                account.is_some_and(|account| needs_proxy_in(binding, account))
-            });
-            lacking.map(|(name, _)| name.clone()).collect()
-        });
+        let spec = binding.and_then(|binding| binding.spec.as_ref());
+        let accounts = known.map(|known| &known.service_accounts);
+        let accounts = accounts.filter(|accounts| accounts.is_synced());
         Snapshot {
-            unproxied: unproxied.unwrap_or_default(),
-            binding,
+            secret: known
+                .and_then(|known| known.secrets.value(&key.name))
+                .cloned(),
+            binding: binding.cloned(),
             conflict,
-            nodes: self.nodes.names(),
-            service_accounts: known.and_then(|known| known.service_accounts.names()),
+            vanished,
+            has_consumer: accounts.map(|accounts| {
+                let mut consumers = spec.iter().flat_map(|spec| spec.consumers.iter());
+                consumers.any(|name| accounts.value(name).is_some())
+            }),
+            account: accounts.map(|accounts| {
+                let name = spec.and_then(|spec| spec.account.as_ref())?;
+                accounts.value(name).cloned()
+            }),
+            unproxied: known.and_then(|known| known.unproxied(spec)),
+            rotations: self.rotations,
         }
     }
 
-    fn namespace(&mut self, name: &str) -> &mut Namespace {
-        self.namespaces.entry(name.to_owned()).or_default()
+    fn binding(&mut self, namespace: &Arc<str>, event: ListEvent<Box<Observed>>) -> BTreeSet<Key> {
+        let known = self.namespaces.entry(Arc::clone(namespace)).or_default();
+        let mut spec = None;
+        let event = event.map(|observed| {
+            let mut binding = observed.binding;
+            known.share(&mut binding);
+            for report in &mut binding.status.nodes {
+                if let Some((name, _)) = self.reports.get_key_value(&report.name) {
+                    report.name = Arc::clone(name);
+                }
+            }
+            spec = observed.spec;
+            Arc::new(binding)
+        });
+        let event = match event {
+            ListEvent::InitApply(name, it) => ListEvent::InitApply(known.secret_name(name), it),
+            ListEvent::Apply(name, it) => ListEvent::Apply(known.secret_name(name), it),
+            other => other,
+        };
+        let mut found = BTreeSet::new();
+        for delta in known.bindings.apply(event) {
+            if delta.before == delta.after {
+                continue;
+            }
+            let views = [&delta.before, &delta.after]
+                .map(|binding| binding.as_ref().and_then(|binding| binding.spec.as_ref()));
+            // Status changes are frequent, and others do not care.
+            if views[0] != views[1] {
+                known.forget_accounts(views[0], &delta.name);
+                known.note_accounts(views[1], &delta.name);
+            }
+            let claimed = [&delta.before, &delta.after].map(|binding| {
+                let binding = binding.as_ref().filter(|it| !it.metadata.deleting)?;
+                Some((binding.spec.as_ref()?.print, binding.metadata.created))
+            });
+            if claimed[0] != claimed[1] {
+                match (claimed[1], &spec) {
+                    (Some((_, created)), Some(spec)) => {
+                        let stakes = conflicts::stakes(&delta.name, spec);
+                        known.claims.set(&delta.name, created, stakes);
+                    }
+                    _ => known.claims.forget(&delta.name),
+                }
+            }
+            for report in delta.before.iter().flat_map(|it| &it.status.nodes) {
+                if let Some(count) = self.reports.get_mut(&report.name) {
+                    *count -= 1;
+                }
+            }
+            for report in delta.after.iter().flat_map(|it| &it.status.nodes) {
+                *self.reports.entry(Arc::clone(&report.name)).or_default() += 1;
+            }
+            for report in delta.before.iter().flat_map(|it| &it.status.nodes) {
+                if self.reports.get(&report.name) == Some(&0) {
+                    self.reports.remove(&report.name);
+                }
+            }
+            found.insert(key(namespace, delta.name));
+        }
+        found
+    }
+
+    /// Bindings with an entry of one of these nodes.
+    fn reported_by(&self, nodes: &BTreeSet<Arc<str>>) -> BTreeSet<Key> {
+        let mut found = BTreeSet::new();
+        if nodes.is_empty() {
+            return found;
+        }
+        for (namespace, known) in &self.namespaces {
+            let has_one = |binding: &Binding| {
+                let mut reports = binding.status.nodes.iter();
+                reports.any(|report| nodes.contains(&report.name))
+            };
+            let bindings = known
+                .bindings
+                .iter()
+                .filter(|(_, binding)| has_one(binding));
+            found.extend(bindings.map(|(name, _)| key(namespace, Arc::clone(name))));
+        }
+        found
+    }
+
+    fn namespace(&mut self, name: &Arc<str>) -> &mut Namespace {
+        self.namespaces.entry(Arc::clone(name)).or_default()
     }
 }
 
-impl Namespace {
-    fn keys_of_bindings(
-        &self,
-        namespace: &str,
-        matches: impl Fn(&Binding) -> bool,
-    ) -> impl Iterator<Item = Key> {
-        let bindings = self.bindings.current.values();
-        bindings
-            .filter(move |binding| matches(binding))
-            .map(move |binding| key(namespace, binding.name.clone()))
-    }
+fn keys(namespace: &Arc<str>, names: BTreeSet<Arc<str>>) -> BTreeSet<Key> {
+    names.into_iter().map(|name| key(namespace, name)).collect()
 }
 
-/// Whether pods of this service account serve the binding by the credential
-/// proxy.
-fn needs_proxy_in(binding: &Binding, account: &str) -> bool {
-    binding.spec.as_ref().is_some_and(|spec| {
-        spec.delivery == Delivery::Proxy && spec.consumers.iter().any(|name| name == account)
-    })
-}
-
-fn key(namespace: &str, name: String) -> Key {
+fn key(namespace: &Arc<str>, name: Arc<str>) -> Key {
     Key {
-        namespace: namespace.to_owned(),
+        namespace: Arc::clone(namespace),
         name,
-    }
-}
-
-/// The objects of one watch, by name.
-#[derive(Debug)]
-struct Tracked<V> {
-    current: BTreeMap<String, V>,
-    /// What a list in progress has brought so far.
-    listing: BTreeMap<String, V>,
-    /// Whether there was a whole list.
-    synced: bool,
-}
-
-impl<V> Default for Tracked<V> {
-    fn default() -> Self {
-        Self {
-            current: BTreeMap::new(),
-            listing: BTreeMap::new(),
-            synced: false,
-        }
-    }
-}
-
-/// What an event did to one object.
-struct Delta<V> {
-    name: String,
-    before: Option<V>,
-    after: Option<V>,
-}
-
-impl<V: Clone> Tracked<V> {
-    fn apply<K>(&mut self, event: Event<K>, read: impl Fn(K) -> (String, V)) -> Vec<Delta<V>> {
-        match event {
-            Event::Init => {
-                self.listing.clear();
-                Vec::new()
-            }
-            Event::InitApply(object) => {
-                let (name, value) = read(object);
-                self.listing.insert(name, value);
-                Vec::new()
-            }
-            Event::InitDone => {
-                self.synced = true;
-                let before =
-                    std::mem::replace(&mut self.current, std::mem::take(&mut self.listing));
-                let names: BTreeSet<_> =
-                    before.keys().chain(self.current.keys()).cloned().collect();
-                let delta = |name: String| Delta {
-                    before: before.get(&name).cloned(),
-                    after: self.current.get(&name).cloned(),
-                    name,
-                };
-                names.into_iter().map(delta).collect()
-            }
-            Event::Apply(object) => {
-                let (name, value) = read(object);
-                let before = self.current.insert(name.clone(), value.clone());
-                vec![Delta {
-                    name,
-                    before,
-                    after: Some(value),
-                }]
-            }
-            Event::Delete(object) => {
-                let (name, _) = read(object);
-                let before = self.current.remove(&name);
-                vec![Delta {
-                    name,
-                    before,
-                    after: None,
-                }]
-            }
-        }
-    }
-
-    fn names(&self) -> Option<BTreeSet<String>> {
-        self.synced.then(|| self.current.keys().cloned().collect())
     }
 }
 

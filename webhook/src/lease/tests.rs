@@ -153,43 +153,51 @@ impl LeaseStore for Fake {
 /// A candidate whose work counts itself while it runs.
 struct Candidate {
     stop: Option<oneshot::Sender<()>>,
-    task: tokio::task::JoinHandle<Option<()>>,
+    task: tokio::task::JoinHandle<()>,
+    claim: Claim,
 }
 
 impl Candidate {
     fn start(name: &str, server: &Fake, working: &Arc<AtomicUsize>) -> Self {
-        struct Working(Arc<AtomicUsize>);
-        impl Drop for Working {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::SeqCst);
-            }
-        }
         let election = Election::new(server.clone(), name.to_owned(), Timing::default());
+        let candidacy = election.start();
         let (stop, stopped) = oneshot::channel::<()>();
-        let working = working.clone();
+        let (mut claim, working) = (candidacy.claim(), working.clone());
+        let shown = claim.clone();
         let task = tokio::spawn(async move {
-            let shutdown = async {
-                stopped.await.ok();
-            };
-            let work = || {
-                let working = working.clone();
-                async move {
+            let work = async {
+                loop {
+                    claim.held().await;
                     assert_eq!(working.fetch_add(1, Ordering::SeqCst), 0, "two leaders");
-                    let _working = Working(working);
-                    std::future::pending::<()>().await;
+                    let _working = Working(working.clone());
+                    claim.ended().await;
                 }
             };
-            election.run_while_leader(shutdown, work).await
+            tokio::select! {
+                () = work => {}
+                _ = stopped => {}
+            }
+            candidacy.release().await;
         });
         Self {
             stop: Some(stop),
             task,
+            claim: shown,
         }
     }
 
-    async fn stop(mut self) -> Option<()> {
+    async fn stop(mut self) {
         self.stop.take().unwrap().send(()).unwrap();
-        self.task.await.unwrap()
+        self.task.await.unwrap();
+        assert!(!self.claim.is_held());
+    }
+}
+
+struct Working(Arc<AtomicUsize>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -216,7 +224,7 @@ async fn one_leads_and_hands_over_at_shutdown() {
     assert_eq!(server.holder().as_deref(), Some("a"));
     assert_eq!(working.load(Ordering::SeqCst), 1);
 
-    assert_eq!(a.stop().await, None);
+    a.stop().await;
     assert_eq!(server.holder(), None, "released");
     run_for(3 * SECOND).await;
     assert_eq!(server.holder().as_deref(), Some("b"));
@@ -274,10 +282,44 @@ async fn a_lease_taken_by_hand_is_lost_at_the_next_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_result_of_the_work_ends_the_run() {
-    let election = Election::new(Fake::default(), "a".to_owned(), Timing::default());
-    let result = election
-        .run_while_leader(std::future::pending(), || async { 7 })
-        .await;
-    assert_eq!(result, Some(7));
+async fn a_claim_ends_by_itself_when_nobody_renews_it() {
+    let (server, working) = (Fake::default(), Arc::default());
+    let a = Candidate::start("a", &server, &working);
+    run_for(SECOND).await;
+    assert!(a.claim.is_held());
+    server.down(true);
+    // Not even the task that renews gets its turn.
+    tokio::time::advance(11 * SECOND).await;
+    assert!(!a.claim.is_held());
+    server.down(false);
+    run_for(5 * SECOND).await;
+    assert!(a.claim.is_held());
+    a.stop().await;
+}
+
+/// In real time: work that never awaits, three times as long as a lease that is
+/// not renewed is held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_computation_does_not_lose_the_lease() {
+    let timing = Timing {
+        lease: 2 * SECOND,
+        renew_deadline: SECOND,
+        retry: SECOND / 20,
+    };
+    let server = Fake::default();
+    let candidacy = Election::new(server.clone(), "a".to_owned(), timing).start();
+    let mut claim = candidacy.claim();
+    let computed = tokio::spawn(async move {
+        claim.held().await;
+        for _ in 0..30 {
+            std::thread::sleep(SECOND / 10);
+            assert!(claim.is_held());
+        }
+    });
+    computed.await.unwrap();
+    assert_eq!(server.holder().as_deref(), Some("a"));
+    let spec = server.0.lock().unwrap().lease.clone().unwrap().spec;
+    assert_eq!(spec.unwrap().lease_transitions, Some(1));
+    candidacy.release().await;
+    assert_eq!(server.holder(), None);
 }

@@ -17,9 +17,10 @@ use shared::binding::{
     ProxyKind, TargetKind,
 };
 
-use super::bench::{bindings as all, control_plane, object, refused, smallest};
+use super::bench::{agent, bindings as all, control_plane, object, refused, smallest};
 use crate::api::Rest;
 use crate::case::{Case, shared};
+use crate::identity::bench::node as make_node;
 use crate::scene::Scene;
 
 const DEFINITION: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/\
@@ -342,7 +343,6 @@ async fn the_columns_are_those_of_the_guide(scene: &Scene) -> Result<()> {
     let rest = Rest::new(ours.clone());
     rest.create(&path, &object("charts", &smallest())).await?;
     let status = json!({ "status": {
-        "expiresAt": "2030-01-02T03:04:05Z",
         "conditions": [
             { "type": "Degraded", "status": "False", "reason": "as-expected",
                 "lastTransitionTime": "2030-01-02T03:04:05Z" },
@@ -350,8 +350,16 @@ async fn the_columns_are_those_of_the_guide(scene: &Scene) -> Result<()> {
                 "lastTransitionTime": "2030-01-02T03:04:05Z" },
         ],
     }});
-    rest.merge(&format!("{path}/charts/status"), &status)
-        .await?;
+    let charts = format!("{path}/charts/status");
+    rest.merge(&charts, &status).await?;
+    // What expires is on a node, and its agent says when.
+    let name = "policies-columns-a";
+    make_node(&scene.rest()?, name).await?;
+    let status = json!({ "status": { "nodes": [
+        { "name": name, "state": "Ready", "expiresAt": "2030-01-02T03:04:05Z" },
+    ]}});
+    let agent = Rest::new(agent(scene, name).await?);
+    agent.merge(&charts, &status).await?;
 
     // As kubectl asks for what it prints.
     let request = http::Request::get(&path)

@@ -38,7 +38,7 @@ const GCP_AUDIENCE: &str = "https://iam.googleapis.com/";
 const LONGEST: usize = bounds::ACCOUNT;
 
 /// The annotations of a service account that matter here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Annotations(BTreeMap<&'static str, String>);
 
 impl Annotations {

@@ -1,11 +1,16 @@
-use serde_json::json;
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    controller::testing::{self, object},
+    controller::{
+        fake::Api,
+        testing::{self, observed},
+        world::{Change, ListEvent, World},
+    },
     source::{
-        derive,
-        tests::{derivation, of_project, quay, secret},
+        Owner, derive,
+        tests::{derivation, quay, secret},
     },
 };
 
@@ -23,81 +28,10 @@ fn valid() -> (Owner, Box<CredentialBindingSpec>) {
     }
 }
 
-fn existing(spec: &CredentialBindingSpec) -> Binding {
-    object("quay", 1, json!(spec), json!({})).into()
-}
-
-#[test]
-fn a_new_or_changed_secret_is_applied_and_an_unchanged_one_reported() {
-    let (owner, spec) = valid();
-    let derived = Derived::Valid(owner.clone(), spec.clone());
-    let apply = Plan::Apply(owner.clone(), spec.clone());
-    assert_eq!(plan(&key(), &derived, None), apply);
-    let same = existing(&spec);
-    assert_eq!(
-        plan(&key(), &derived, Some(&same)),
-        Plan::Report(Vec::new())
-    );
-
-    let mut edited = existing(&spec);
-    edited
-        .spec
-        .as_mut()
-        .unwrap()
-        .consumers
-        .push("default".into());
-    assert_eq!(
-        plan(&key(), &derived, Some(&edited)),
-        apply,
-        "an edit by hand is undone"
-    );
-    let mut unreadable = existing(&spec);
-    unreadable.spec = None;
-    assert_eq!(plan(&key(), &derived, Some(&unreadable)), apply);
-    let mut foreign = existing(&spec);
-    foreign.owners.clear();
-    assert_eq!(plan(&key(), &derived, Some(&foreign)), apply);
-    foreign.deleting = true;
-    assert_eq!(plan(&key(), &derived, Some(&foreign)), Plan::Nothing);
-}
-
-#[test]
-fn a_broken_secret_keeps_the_last_good_spec() {
-    let (_, spec) = valid();
-    let broken = secret("repository", "quay", &[("useWorkloadIdentity", "true")]);
-    let derived = derive(&derivation(), &broken);
-    let Derived::Invalid(_, problems) = &derived else {
-        panic!("{derived:?}");
-    };
-    let expected = Plan::Report(problems.clone());
-    assert_eq!(plan(&key(), &derived, Some(&existing(&spec))), expected);
-    assert_eq!(plan(&key(), &derived, None), Plan::Nothing);
-}
-
-#[test]
-fn only_a_binding_of_that_very_secret_is_deleted() {
-    let (owner, spec) = valid();
-    let unused = Derived::Unused(owner);
-    assert_eq!(plan(&key(), &unused, Some(&existing(&spec))), Plan::Delete);
-    assert_eq!(plan(&key(), &unused, None), Plan::Nothing);
-    let mut other = existing(&spec);
-    for derived in [unused, Derived::Absent] {
-        other.owners = existing(&spec).owners;
-        other.owners[0].uid = "another".into();
-        let plan_for = |binding: &Binding| plan(&key(), &derived, Some(binding));
-        assert_eq!(plan_for(&other), Plan::Nothing, "it is garbage collected");
-        other.owners.clear();
-        match plan_for(&other) {
-            Plan::Report(problems) => assert_eq!(problems[0].code, Code::BindingNotFound),
-            plan => panic!("{plan:?}"),
-        }
-    }
-}
-
 #[test]
 fn the_manifest_is_owned_by_its_secret_without_touching_it() {
     let (owner, spec) = valid();
-    let manifest = manifest(&key(), &owner, &spec);
+    let manifest = manifest(&key(), &owner.uid, &spec);
     assert_eq!(
         manifest["metadata"]["ownerReferences"],
         json!([{
@@ -113,7 +47,7 @@ fn the_manifest_is_owned_by_its_secret_without_touching_it() {
 fn pruning_removes_by_place_and_guards_the_version() {
     let nodes = ["a", "b", "c"].map(|name| json!({"name": name, "state": "Ready"}));
     let spec = testing::quay("quay.example.org");
-    let binding: Binding = object("quay", 1, spec, json!({"nodes": nodes})).into();
+    let binding = observed("quay", 1, spec, json!({"nodes": nodes})).binding;
     assert_eq!(prune_patch(&binding, &BTreeSet::new()), None);
     let patch = prune_patch(&binding, &BTreeSet::from(["a", "c"])).unwrap();
     assert_eq!(
@@ -133,8 +67,9 @@ fn a_status_without_expiry_clears_the_old_one() {
         problems: &[],
         blocked: None,
         notices: &[],
-        nodes: None,
-        service_accounts: None,
+        vanished: Some(&[]),
+        has_consumer: Some(true),
+        is_partial: false,
     };
     let verdict = status::judge(&binding, around, Timestamp::UNIX_EPOCH);
     let manifest = status_manifest(&key(), &verdict);
@@ -147,75 +82,157 @@ fn a_status_without_expiry_clears_the_old_one() {
     assert!(manifest.get("spec").is_none());
 }
 
-#[test]
-fn a_stolen_proxy_is_said_on_the_secret_and_the_rest_where_a_binding_says_it() {
-    let notice = |code| Named::new(code, "Secret argocd/quay");
-    let all = [notice(Code::ProxyForeign), notice(Code::ProxyNotWritten)];
-    let (owner, spec) = valid();
-    let said = |derived: &Derived| {
-        let (_, problems) = on_secret(derived, &all)?;
-        Some(problems.into_iter().map(|it| it.code).collect::<Vec<_>>())
-    };
-    let valid = Derived::Valid(owner.clone(), spec);
-    assert_eq!(said(&valid), Some(vec![Code::ProxyForeign]));
-    assert_eq!(on_secret(&valid, &all[1..]), None);
-    let unused = Derived::Unused(owner.clone());
-    assert_eq!(
-        said(&unused),
-        Some(vec![Code::ProxyForeign, Code::ProxyNotWritten])
-    );
-    assert_eq!(on_secret(&unused, &[]), None);
-    let invalid = Derived::Invalid(owner, vec![notice(Code::InvalidUrl)]);
-    let expected = vec![Code::InvalidUrl, Code::ProxyForeign, Code::ProxyNotWritten];
-    assert_eq!(said(&invalid), Some(expected));
-    assert_eq!(said(&Derived::Absent), None);
+/// One reconciler, its API server, and what it knows.
+struct Bench {
+    api: Api,
+    reconciler: Reconciler,
+    world: World,
 }
 
-#[test]
-fn a_broken_secret_that_is_for_something_else_loses_its_binding() {
-    let (owner, spec) = valid();
-    let problems = vec![Named::new(Code::InvalidUrl, "Secret argocd/quay")];
-    let elsewhere = Derived::Elsewhere(owner, problems.clone());
-    let binding = existing(&spec);
-    assert_eq!(plan(&key(), &elsewhere, Some(&binding)), Plan::Delete);
-    assert_eq!(plan(&key(), &elsewhere, None), Plan::Nothing);
-    let mut foreign = existing(&spec);
-    foreign.owners[0].uid = "another".into();
-    let expected = Plan::Report(problems.clone());
-    assert_eq!(plan(&key(), &elsewhere, Some(&foreign)), expected);
-    let (_, said) = on_secret(&elsewhere, &[]).unwrap();
-    assert_eq!(said, problems);
-}
-
-#[test]
-fn a_binding_that_no_key_opens_says_why() {
-    let (_, mut spec) = valid();
-    let keyless = |spec: &CredentialBindingSpec, notices: &[Named]| {
-        keyless("Secret argocd/quay", &Former::of(spec), notices).map(|it| it.code)
-    };
-    assert_eq!(keyless(&spec, &[]), None, "docker-config");
-    match derive(&derivation(), &of_project("quay", None)) {
-        Derived::Valid(_, by_proxy) => spec = by_proxy,
-        other => panic!("{other:?}"),
+impl Bench {
+    /// With this Secret, and nothing else; everything is known.
+    fn new(secret: Secret) -> Self {
+        let api = Api::default();
+        api.put(secret);
+        let signature = InForce::default();
+        signature.set(Algorithm::Rs256);
+        let reconciler = Reconciler::new(api.client(), derivation(), signature, "a");
+        let mut world = World::default();
+        for event in [ListEvent::Init, ListEvent::InitDone] {
+            world.apply(Change::Node(event.clone()));
+            let nothing = |()| panic!("nothing is listed");
+            world.apply(Change::Binding("argocd".into(), event.clone().map(nothing)));
+            world.apply(Change::Pod("argocd".into(), event.clone().map(|()| None)));
+            let account = |()| control_plane_core::derive::account::Annotations::default();
+            world.apply(Change::ServiceAccount("argocd".into(), event.map(account)));
+        }
+        let mut bench = Self {
+            api,
+            reconciler,
+            world,
+        };
+        bench.seen("1");
+        bench
     }
-    let notice = |code| Named::new(code, "Secret argocd/quay");
-    assert_eq!(keyless(&spec, &[]), Some(Code::ProxyNotWritten));
-    let notices = [
-        notice(Code::ProxyBypassed),
-        notice(Code::ProxyKeyStale),
-        notice(Code::ProxyNotWritten),
-    ];
-    assert_eq!(keyless(&spec, &notices), Some(Code::ProxyKeyStale));
-    spec.proxy.as_mut().unwrap().key_sha256.push("0".repeat(64));
-    assert_eq!(keyless(&spec, &notices), None);
+
+    /// The watch shows this version of the Secret.
+    fn seen(&mut self, version: &str) {
+        let event = ListEvent::Apply("quay".into(), version.into());
+        self.world.apply(Change::Secret("argocd".into(), event));
+    }
+
+    /// The watch shows this binding.
+    fn bound(&mut self, spec: &Value, status: Value) {
+        let observed = observed("quay", 1, spec.clone(), status);
+        let event = ListEvent::Apply("quay".into(), Box::new(observed));
+        self.world.apply(Change::Binding("argocd".into(), event));
+        self.world.settle(usize::MAX);
+    }
+
+    /// A look; returns what came of it and the calls that it took.
+    async fn look(&self) -> (Result<Option<Duration>, Failure>, Vec<(String, Value)>) {
+        let around = self.world.snapshot(&key());
+        let result = self.reconciler.reconcile(&key(), &around).await;
+        (result, self.api.calls())
+    }
+
+    async fn calls(&self) -> Vec<String> {
+        let (result, calls) = self.look().await;
+        result.unwrap();
+        calls.into_iter().map(|(call, _)| call).collect()
+    }
 }
 
-#[test]
-fn a_stale_key_is_said_on_the_secret_too() {
-    let (owner, spec) = valid();
-    let stale = Named::new(Code::ProxyKeyStale, "Secret argocd/quay");
-    let notices = std::slice::from_ref(&stale);
-    let valid = Derived::Valid(owner, spec);
-    let (_, said) = on_secret(&valid, notices).unwrap();
-    assert_eq!(said, notices);
+fn renewed(minute: i8, conditions: &Value) -> Value {
+    let expiry = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(60 + i64::from(minute));
+    let node = json!({
+        "name": "n", "state": "Ready", "observedGeneration": 2, "expiresAt": expiry,
+        "rotations": minute,
+    });
+    json!({"nodes": [node], "conditions": conditions})
+}
+
+#[tokio::test]
+async fn a_renewed_credential_costs_no_call_of_the_controller() {
+    let mut bench = Bench::new(quay("quay"));
+    // The node is there, as far as the controller knows.
+    let node = ListEvent::Apply("n".into(), ());
+    bench.world.apply(Change::Node(node));
+    let (result, calls) = bench.look().await;
+    result.unwrap();
+    let names: Vec<_> = calls.iter().map(|(call, _)| call.as_str()).collect();
+    assert_eq!(names, ["GET secrets/quay", "PATCH credentialbindings/quay"]);
+    let spec = calls[1].1["spec"].clone();
+
+    bench.bound(&spec, renewed(0, &json!([])));
+    let (result, calls) = bench.look().await;
+    result.unwrap();
+    let names: Vec<_> = calls.iter().map(|(call, _)| call.as_str()).collect();
+    let status = "PATCH credentialbindings/quay/status";
+    assert_eq!(
+        names[..1],
+        [status],
+        "the account's version is a new one: {names:?}"
+    );
+    let conditions = calls[0].1["status"]["conditions"].clone();
+
+    for minute in 1..60 {
+        bench.bound(&spec, renewed(minute, &conditions));
+        assert!(bench.calls().await.is_empty());
+    }
+    bench.seen("2");
+    assert_eq!(bench.calls().await, ["GET secrets/quay"]);
+    assert!(bench.calls().await.is_empty());
+    bench.world.apply(Change::Keys);
+    assert_eq!(bench.calls().await, ["GET secrets/quay"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_api_server_refuses_is_said_on_the_secret() {
+    let bench = Bench::new(quay("quay"));
+    let words = "exceeded quota: bindings";
+    bench.api.refuse(403, words);
+    let (result, calls) = bench.look().await;
+    assert!(result.is_err(), "it is tried again");
+    let events = |calls: Vec<(String, Value)>| -> Vec<Value> {
+        let events = calls.into_iter();
+        let events = events.filter(|(call, _)| call.contains("events"));
+        events.map(|(_, event)| event).collect()
+    };
+    let events_now = events(calls);
+    assert_eq!(events_now.len(), 1);
+    assert_eq!(events_now[0]["reason"], "binding-refused");
+    assert_eq!(events_now[0]["regarding"]["uid"], "uid-quay");
+    let note = events_now[0]["note"].as_str().unwrap();
+    assert!(note.contains(words), "{note}");
+
+    assert_eq!(events(bench.look().await.1), [] as [Value; 0]);
+    tokio::time::advance(SAY_AGAIN).await;
+    assert_eq!(events(bench.look().await.1).len(), 1);
+    // What may pass by itself is nothing to tell a user.
+    bench.api.refuse(503, "not now");
+    assert_eq!(events(bench.look().await.1), [] as [Value; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reason_is_said_again_before_its_event_is_gone() {
+    let broken = secret("repository", "quay", &[("useWorkloadIdentity", "true")]);
+    let mut bench = Bench::new(broken);
+    let (again, calls) = bench.look().await;
+    let count = |calls: &[(String, Value)]| {
+        let events = calls.iter().filter(|(call, _)| call.contains("events"));
+        events.count()
+    };
+    let problems = count(&calls);
+    assert!(problems > 0);
+    let again = again.unwrap().unwrap();
+    assert!(again < Duration::from_secs(3600));
+    assert_eq!(count(&bench.look().await.1), 0);
+    tokio::time::advance(again).await;
+    assert_eq!(count(&bench.look().await.1), problems);
+
+    bench.api.put(quay("quay"));
+    bench.seen("2");
+    assert_eq!(count(&bench.look().await.1), 0);
+    assert!(bench.reconciler.said.lock().unwrap().is_empty());
 }

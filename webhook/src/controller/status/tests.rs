@@ -1,7 +1,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::testing::{object, quay};
+use crate::controller::{
+    binding::ConditionView,
+    testing::{observed, quay},
+};
 
 fn now() -> Timestamp {
     "2026-01-01T12:00:00.5Z".parse().unwrap()
@@ -11,7 +14,17 @@ const LATER: &str = "2026-01-01T13:00:00Z";
 const PAST: &str = "2026-01-01T11:00:00Z";
 
 fn binding(nodes: Value) -> Binding {
-    object("quay", 1, quay("quay.example.org"), json!({"nodes": nodes})).into()
+    let status = json!({"nodes": nodes});
+    observed("quay", 1, quay("quay.example.org"), status).binding
+}
+
+/// Conditions as they are kept when they have been written.
+fn kept(conditions: &[Condition]) -> Box<[ConditionView]> {
+    let status = json!({"conditions": conditions});
+    observed("quay", 1, quay("quay.example.org"), status)
+        .binding
+        .status
+        .conditions
 }
 
 fn node(name: &str, state: &str, expires: Option<&str>) -> Value {
@@ -32,8 +45,9 @@ const CALM: Circumstances<'_> = Circumstances {
     problems: &[],
     blocked: None,
     notices: &[],
-    nodes: None,
-    service_accounts: None,
+    vanished: Some(&[]),
+    has_consumer: Some(true),
+    is_partial: false,
 };
 
 /// `status reason` of Ready and Degraded.
@@ -57,11 +71,8 @@ fn every_node_has_a_credential() {
         node("b", "Ready", Some("2026-01-01T12:30:00Z"))
     ]);
     let verdict = check(&binding(ready), CALM, ["True ready", "False as-expected"]);
-    assert_eq!(
-        verdict.expires_at,
-        Some("2026-01-01T12:30:00Z".parse().unwrap())
-    );
-    assert_eq!(verdict.again_at, verdict.expires_at);
+    let expiry = Some("2026-01-01T12:30:00Z".parse().unwrap());
+    assert_eq!((verdict.expires_at, verdict.again_at), (None, expiry));
     assert_eq!(verdict.conditions[0].observed_generation, 2);
 }
 
@@ -75,9 +86,8 @@ fn no_consumer_is_told_from_a_missing_service_account() {
             .contains("no injected pod runs as argocd-repo-server")
     );
     assert_eq!((verdict.expires_at, verdict.again_at), (None, None));
-    let none = BTreeSet::from(["default".to_owned()]);
     let around = Circumstances {
-        service_accounts: Some(&none),
+        has_consumer: Some(false),
         ..CALM
     };
     let verdict = check(&empty, around, ["Unknown no-consumer", "False as-expected"]);
@@ -97,7 +107,7 @@ fn the_first_credential_and_a_changed_spec_are_pending() {
     let verdict = check(&first, CALM, ["False pending", "False as-expected"]);
     assert!(verdict.conditions[0].message.starts_with("node b:"));
     let mut stale = binding(json!([node("a", "Ready", Some(LATER))]));
-    stale.generation = 3;
+    stale.status.nodes[0].is_behind = true;
     check(&stale, CALM, ["False pending", "False as-expected"]);
 }
 
@@ -187,9 +197,9 @@ fn what_is_not_delivered_is_not_ready_whatever_nodes_say() {
 
 #[test]
 fn entries_of_vanished_nodes_do_not_count_and_are_pruned() {
-    let nodes = BTreeSet::from(["a".to_owned()]);
+    let gone = ["gone".into()];
     let around = Circumstances {
-        nodes: Some(&nodes),
+        vanished: Some(&gone),
         ..CALM
     };
     let both = binding(json!([
@@ -197,11 +207,99 @@ fn entries_of_vanished_nodes_do_not_count_and_are_pruned() {
         node("a", "Ready", Some(LATER))
     ]));
     let verdict = check(&both, around, ["True ready", "False as-expected"]);
-    assert_eq!(verdict.vanished, ["gone"]);
-    assert_eq!(verdict.expires_at, Some(LATER.parse().unwrap()));
+    assert_eq!(verdict.vanished, gone);
+    assert_eq!(verdict.again_at, Some(LATER.parse().unwrap()));
     // While the nodes are not known, every entry counts.
-    let verdict = judge(&both, CALM, now());
+    let verdict = judge(&both, UNKNOWN_YET, now());
     assert!(verdict.vanished.is_empty());
+}
+
+/// A controller that has only just started.
+const UNKNOWN_YET: Circumstances<'_> = Circumstances {
+    vanished: None,
+    has_consumer: None,
+    is_partial: true,
+    ..CALM
+};
+
+#[test]
+fn conditions_stay_while_not_all_is_known_and_may_get_worse() {
+    let notices = [Named::new(Code::ProxyNotInjected, "pod r")];
+    let around = Circumstances {
+        notices: &notices,
+        ..CALM
+    };
+    let mut good = binding(json!([node("a", "Ready", Some(LATER))]));
+    let written = judge(&good, around, now()).conditions;
+    good.status.conditions = kept(&written);
+    let later = now() + jiff::SignedDuration::from_mins(5);
+    let verdict = judge(&good, UNKNOWN_YET, later);
+    assert_eq!(verdict.conditions, written);
+    assert!(judge(&good, CALM, later).conditions != written);
+
+    // Nobody said anything yet.
+    good.status.conditions = Default::default();
+    check(&good, UNKNOWN_YET, ["True ready", "False as-expected"]);
+
+    let mut calm = binding(json!([node("a", "Ready", Some(LATER))]));
+    calm.status.conditions = kept(&judge(&calm, CALM, now()).conditions);
+    let problems = [Named::new(Code::InvalidUrl, "Secret argocd/quay")];
+    let worse = Circumstances {
+        problems: &problems,
+        ..UNKNOWN_YET
+    };
+    check(&calm, worse, ["True ready", "True invalid-url"]);
+    let blocked = Circumstances {
+        blocked: Some(&problems[0]),
+        ..UNKNOWN_YET
+    };
+    check(&calm, blocked, ["False invalid-url", "True invalid-url"]);
+    calm.status.nodes = binding(json!([failing("a", "Degraded", Some(PAST))]))
+        .status
+        .nodes;
+    let expected = ["False robot-not-found", "True robot-not-found"];
+    check(&calm, UNKNOWN_YET, expected);
+}
+
+#[test]
+fn an_expiry_that_moves_on_by_renewal_is_no_difference_to_a_reader() {
+    let expiring = |at: &str| binding(json!([node("a", "Ready", Some(at))]));
+    let mut well = expiring("2026-01-01T12:30:00Z");
+    let verdict = judge(&well, CALM, now());
+    assert!(
+        verdict.differs_from(&well.status, now()),
+        "nothing is written"
+    );
+    well.status.conditions = kept(&verdict.conditions);
+    well.status.nodes = expiring(LATER).status.nodes;
+    let renewed = judge(&well, CALM, now());
+    assert!(!renewed.differs_from(&well.status, now()));
+
+    // Written while something is wrong, and until it has passed.
+    let problems = [Named::new(Code::InvalidUrl, "Secret argocd/quay")];
+    let wrong = Circumstances {
+        problems: &problems,
+        ..CALM
+    };
+    let mut broken = expiring("2026-01-01T12:30:00Z");
+    let verdict = judge(&broken, wrong, now());
+    assert_eq!(verdict.expires_at, verdict.again_at);
+    broken.status.conditions = kept(&verdict.conditions);
+    assert!(verdict.differs_from(&broken.status, now()));
+    broken.status.expires_at = verdict.expires_at;
+    assert!(!verdict.differs_from(&broken.status, now()));
+    broken.status.nodes = expiring(LATER).status.nodes;
+    let renewed = judge(&broken, wrong, now());
+    assert!(!renewed.differs_from(&broken.status, now()));
+    let later = now() + jiff::SignedDuration::from_mins(31);
+    assert!(renewed.differs_from(&broken.status, later));
+    broken.status.nodes = expiring("2026-01-01T12:10:00Z").status.nodes;
+    let earlier = judge(&broken, wrong, now());
+    assert!(earlier.differs_from(&broken.status, now()));
+    // Mended: there is nothing to say of the expiry any more.
+    let mended = judge(&broken, CALM, now());
+    assert_eq!(mended.expires_at, None);
+    assert!(mended.differs_from(&broken.status, now()));
 }
 
 #[test]
@@ -212,7 +310,7 @@ fn transition_times_are_kept_while_the_status_stays() {
         first[0].last_transition_time,
         "2026-01-01T12:00:00Z".parse().unwrap()
     );
-    ready.status.conditions = first.clone();
+    ready.status.conditions = kept(&first);
     let later = now() + jiff::SignedDuration::from_mins(5);
     assert_eq!(
         judge(&ready, CALM, later).conditions,
@@ -220,8 +318,9 @@ fn transition_times_are_kept_while_the_status_stays() {
         "nothing to write"
     );
 
-    ready.status.nodes =
-        serde_json::from_value(json!([failing("a", "Degraded", Some(LATER))])).unwrap();
+    ready.status.nodes = binding(json!([failing("a", "Degraded", Some(LATER))]))
+        .status
+        .nodes;
     let second = judge(&ready, CALM, later).conditions;
     assert_eq!(
         second[0].last_transition_time,

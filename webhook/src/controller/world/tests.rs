@@ -1,52 +1,66 @@
-use kube::core::ObjectMeta;
+use std::collections::BTreeMap;
+
+use control_plane_core::derive::account;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::testing::{cluster, object, quay};
-
-fn metadata<K>(name: &str) -> PartialObjectMeta<K> {
-    PartialObjectMeta {
-        types: None,
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            ..ObjectMeta::default()
-        },
-        _phantom: std::marker::PhantomData,
-    }
-}
+use crate::controller::{
+    pod::PodView,
+    testing::{cluster, observed, quay},
+};
 
 /// Names of the keys that a change asks for, all in the namespace argocd.
 fn apply(world: &mut World, change: Change) -> Vec<String> {
-    let keys = world.apply(change);
-    assert!(keys.iter().all(|key| key.namespace == "argocd"));
-    keys.into_iter().map(|key| key.name).collect()
+    let mut keys = world.apply(change);
+    let (more, is_settled) = world.settle(usize::MAX);
+    assert!(is_settled);
+    keys.extend(more);
+    assert!(keys.iter().all(|key| &*key.namespace == "argocd"));
+    keys.into_iter().map(|key| key.name.to_string()).collect()
 }
 
-fn secret(event: Event<PartialObjectMeta<Secret>>) -> Change {
-    Change::Secret("argocd".into(), event)
+fn secret(event: ListEvent<&str>) -> Change {
+    Change::Secret("argocd".into(), event.map(Into::into))
 }
 
-fn bound(event: Event<DynamicObject>) -> Change {
-    Change::Binding("argocd".into(), event)
+fn bound(event: ListEvent<Observed>) -> Change {
+    Change::Binding("argocd".into(), event.map(Box::new))
 }
 
-fn account(event: Event<PartialObjectMeta<ServiceAccount>>) -> Change {
+fn account(event: ListEvent<Annotations>) -> Change {
     Change::ServiceAccount("argocd".into(), event)
 }
 
+fn node(event: ListEvent<()>) -> Change {
+    Change::Node(event)
+}
+
+/// A binding that is there.
+fn put(name: &str, second: i64, spec: Value, status: Value) -> ListEvent<Observed> {
+    ListEvent::Apply(name.into(), observed(name, second, spec, status))
+}
+
+fn gone<V>(name: &str) -> ListEvent<V> {
+    ListEvent::Delete(name.into())
+}
+
 /// A world with these bindings, all listed.
-fn world(bindings: Vec<DynamicObject>) -> World {
+fn world(bindings: Vec<ListEvent<Observed>>) -> World {
     let mut world = World::default();
-    world.apply(bound(Event::Init));
+    apply(&mut world, bound(ListEvent::Init));
     for binding in bindings {
-        world.apply(bound(Event::InitApply(binding)));
+        let ListEvent::Apply(name, binding) = binding else {
+            panic!("{binding:?}");
+        };
+        apply(&mut world, bound(ListEvent::InitApply(name, binding)));
     }
-    world.apply(bound(Event::InitDone));
+    apply(&mut world, bound(ListEvent::InitDone));
+    assert_eq!(world.newly_known(), ["argocd".into()]);
     world
 }
 
 fn snapshot(world: &World, name: &str) -> Snapshot {
-    world.snapshot(&key("argocd", name.into()))
+    world.snapshot(&key(&"argocd".into(), name.into()))
 }
 
 fn on_node(name: &str) -> Value {
@@ -55,74 +69,104 @@ fn on_node(name: &str) -> Value {
 
 #[test]
 fn secrets_are_looked_at_when_they_change_or_went_unseen() {
+    let put = |name: &str, version| secret(ListEvent::Apply(name.into(), version));
     let mut world = World::default();
-    assert_eq!(
-        apply(&mut world, secret(Event::Apply(metadata("a")))),
-        ["a"]
+    assert_eq!(apply(&mut world, put("a", "1")), ["a"]);
+    assert_eq!(apply(&mut world, put("a", "2")), ["a"]);
+    assert_eq!(snapshot(&world, "a").secret.as_deref(), Some("2"));
+    assert!(
+        apply(&mut world, put("a", "2")).is_empty(),
+        "the same again"
     );
-    assert_eq!(
-        apply(&mut world, secret(Event::Delete(metadata("a")))),
-        ["a"]
-    );
-    apply(&mut world, secret(Event::Apply(metadata("b"))));
+    assert_eq!(apply(&mut world, secret(gone("a"))), ["a"]);
+    apply(&mut world, put("b", "3"));
+    apply(&mut world, put("d", "4"));
     // A list that starts over: `b` went in the meantime.
-    assert!(apply(&mut world, secret(Event::Init)).is_empty());
-    assert!(apply(&mut world, secret(Event::InitApply(metadata("c")))).is_empty());
-    assert_eq!(apply(&mut world, secret(Event::InitDone)), ["b", "c"]);
+    assert!(apply(&mut world, secret(ListEvent::Init)).is_empty());
+    let listed = |name: &str, version| secret(ListEvent::InitApply(name.into(), version));
+    assert_eq!(apply(&mut world, listed("c", "5")), ["c"]);
+    assert!(apply(&mut world, listed("d", "4")).is_empty());
+    assert_eq!(apply(&mut world, secret(ListEvent::InitDone)), ["b"]);
+    assert_eq!(snapshot(&world, "b").secret, None);
 }
 
 #[test]
-fn nothing_is_known_before_the_bindings_are_listed() {
+fn a_namespace_is_known_when_its_bindings_are_listed() {
     let mut world = World::default();
-    world.apply(bound(Event::Init));
-    world.apply(bound(Event::InitApply(object(
-        "a",
-        1,
-        quay("q.example.org"),
-        json!({}),
-    ))));
-    assert!(!world.is_known("argocd"));
-    assert!(snapshot(&world, "a").binding.is_none());
-    assert_eq!(apply(&mut world, bound(Event::InitDone)), ["a"]);
-    assert!(world.is_known("argocd") && !world.is_known("other"));
+    world.apply(bound(ListEvent::Init));
+    let binding = observed("a", 1, quay("q.example.org"), json!({}));
+    world.apply(bound(ListEvent::InitApply("a".into(), binding)));
+    assert!(world.newly_known().is_empty());
+    apply(&mut world, bound(ListEvent::InitDone));
+    assert_eq!(world.newly_known(), ["argocd".into()]);
+    assert!(world.newly_known().is_empty());
     let seen = snapshot(&world, "a");
-    assert_eq!(seen.binding.unwrap().uid, "binding-a");
-    assert_eq!((seen.nodes, seen.service_accounts), (None, None));
+    assert_eq!(seen.binding.unwrap().metadata.uid.as_ref(), "binding-a");
+    assert_eq!((seen.vanished, seen.has_consumer), (None, None));
+    assert_eq!((seen.account, seen.unproxied), (None, None));
 }
 
 #[test]
-fn rivals_are_looked_at_when_a_spec_changes_and_only_then() {
+fn a_list_that_is_broken_off_and_starts_over_loses_nothing() {
+    let mut world = world(vec![
+        put("a", 1, quay("q.example.org"), json!({})),
+        put("b", 1, quay("r.example.org"), json!({})),
+    ]);
+    let listed = |name: &str| {
+        let binding = observed(name, 1, quay("q.example.org"), json!({}));
+        bound(ListEvent::InitApply(name.into(), binding))
+    };
+    apply(&mut world, bound(ListEvent::Init));
+    apply(&mut world, listed("a"));
+    apply(&mut world, bound(ListEvent::Init));
+    apply(&mut world, listed("c"));
+    apply(&mut world, listed("b"));
+    assert_eq!(apply(&mut world, bound(ListEvent::InitDone)), ["a"]);
+    assert_eq!(world.bindings(), 2);
+}
+
+#[test]
+fn rivals_are_looked_at_when_their_answer_changes_and_only_then() {
     let spoke = || cluster("https://spoke.example.org", "spoke");
     let mut world = world(vec![
-        object("a", 1, spoke(), json!({})),
-        object("b", 2, spoke(), json!({})),
-        object("c", 3, quay("q.example.org"), json!({})),
+        put("a", 1, spoke(), json!({})),
+        put("b", 2, spoke(), json!({})),
+        put("c", 3, quay("q.example.org"), json!({})),
     ]);
     assert!(snapshot(&world, "a").conflict.is_none());
     assert!(snapshot(&world, "b").conflict.is_some());
 
-    let reported = object("a", 1, spoke(), on_node("n"));
-    assert_eq!(apply(&mut world, bound(Event::Apply(reported))), ["a"]);
-    let moved = object("a", 1, cluster("https://new.example.org", "new"), json!({}));
-    assert_eq!(
-        apply(&mut world, bound(Event::Apply(moved.clone()))),
-        ["a", "b"]
-    );
+    let reported = put("a", 1, spoke(), on_node("n"));
+    assert_eq!(apply(&mut world, bound(reported)), ["a"]);
+    let moved = || put("a", 1, cluster("https://new.example.org", "new"), json!({}));
+    assert_eq!(apply(&mut world, bound(moved())), ["a", "b"]);
     assert!(snapshot(&world, "b").conflict.is_none());
-    let back = object("a", 1, spoke(), json!({}));
-    apply(&mut world, bound(Event::Apply(back.clone())));
+    let back = || put("a", 1, spoke(), json!({}));
+    assert_eq!(apply(&mut world, bound(back())), ["a", "b"]);
     assert!(snapshot(&world, "b").conflict.is_some());
-    assert_eq!(apply(&mut world, bound(Event::Delete(back))), ["a", "b"]);
+    assert_eq!(apply(&mut world, bound(gone("a"))), ["a", "b"]);
+    assert!(snapshot(&world, "b").conflict.is_none());
+}
+
+#[test]
+fn who_stood_back_for_a_binding_is_looked_at_when_its_deletion_begins() {
+    let spoke = || cluster("https://spoke.example.org", "spoke");
+    let mut world = world(vec![
+        put("a", 1, spoke(), json!({})),
+        put("b", 2, spoke(), json!({})),
+    ]);
+    let mut leaving = observed("a", 1, spoke(), json!({}));
+    leaving.binding.metadata.deleting = true;
+    let leaving = ListEvent::Apply("a".into(), leaving);
+    assert_eq!(apply(&mut world, bound(leaving)), ["a", "b"]);
     assert!(snapshot(&world, "b").conflict.is_none());
 }
 
 #[test]
 fn one_strange_binding_does_not_hide_the_others() {
-    let mut strange = object("strange", 1, json!(17), json!(["?"]));
-    strange.metadata.resource_version = None;
     let world = world(vec![
-        strange,
-        object("a", 1, quay("q.example.org"), json!({})),
+        put("strange", 1, json!(17), json!(["?"])),
+        put("a", 1, quay("q.example.org"), json!({})),
     ]);
     assert!(snapshot(&world, "strange").binding.unwrap().spec.is_none());
     assert!(snapshot(&world, "a").binding.unwrap().spec.is_some());
@@ -133,101 +177,104 @@ fn bindings_are_looked_at_when_their_account_changes() {
     let mut minted = quay("m.example.org");
     minted["identity"]["credential"] = json!("ServiceAccountToken");
     let mut world = world(vec![
-        object("minted", 1, minted, json!({})),
-        object("signed", 2, quay("q.example.org"), json!({})),
+        put("minted", 1, minted, json!({})),
+        put("signed", 2, quay("q.example.org"), json!({})),
     ]);
-    let annotated = |name: &str, value: &str| {
-        let mut account = metadata("argocd-global");
-        account.metadata.annotations = Some([(name.to_owned(), value.to_owned())].into());
-        account
+    let annotated = |annotations: &[(&str, &str)]| {
+        let annotations = annotations.iter();
+        let annotations =
+            annotations.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let read = Annotations::read(Some(&annotations.collect()));
+        ListEvent::Apply("argocd-global".into(), read)
     };
-    let role = |value| annotated(account::ROLE_ARN, value);
+    let role = |value| annotated(&[(account::ROLE_ARN, value)]);
+    apply(&mut world, super::tests::account(ListEvent::Init));
+    apply(&mut world, super::tests::account(ListEvent::InitDone));
+    assert_eq!(snapshot(&world, "minted").account, Some(None));
     for (event, expected) in [
-        (Event::Apply(metadata("argocd-global")), &["minted"][..]),
-        (Event::Apply(annotated("other", "a")), &[]),
-        (Event::Apply(role("a")), &["minted"]),
-        (Event::Apply(role("a")), &[]),
-        (Event::Apply(role("b")), &["minted"]),
-        (Event::Delete(role("b")), &["minted"]),
+        (annotated(&[]), &["minted"][..]),
+        (annotated(&[("other", "a")]), &[]),
+        (role("a"), &["minted"]),
+        (role("a"), &[]),
+        (role("b"), &["minted"]),
+        (gone("argocd-global"), &["minted"]),
     ] {
         let shown = format!("{event:?}");
-        assert_eq!(
-            apply(&mut world, super::tests::account(event)),
-            expected,
-            "{shown}"
-        );
+        let looked_at = apply(&mut world, super::tests::account(event));
+        assert_eq!(looked_at, expected, "{shown}");
     }
 }
 
 #[test]
 fn bindings_are_looked_at_when_a_consumer_comes_or_goes() {
     let mut world = world(vec![
-        object("chart", 1, quay("q.example.org"), json!({})),
-        object("spoke", 1, cluster("https://s.example.org", "s"), json!({})),
+        put("chart", 1, quay("q.example.org"), json!({})),
+        put("spoke", 1, cluster("https://s.example.org", "s"), json!({})),
     ]);
-    assert!(apply(&mut world, account(Event::Init)).is_empty());
-    assert!(apply(&mut world, account(Event::InitDone)).is_empty());
-    let repo_server = || metadata("argocd-repo-server");
-    assert_eq!(
-        apply(&mut world, account(Event::Apply(repo_server()))),
-        ["chart"]
-    );
-    assert!(apply(&mut world, account(Event::Apply(repo_server()))).is_empty());
-    assert!(apply(&mut world, account(Event::Apply(metadata("other")))).is_empty());
-    let known = snapshot(&world, "chart").service_accounts.unwrap();
-    assert!(known.contains("argocd-repo-server"));
-    assert_eq!(
-        apply(&mut world, account(Event::Delete(repo_server()))),
-        ["chart"]
-    );
+    let named = |name: &str| account(ListEvent::Apply(name.into(), Annotations::default()));
+    assert!(apply(&mut world, account(ListEvent::Init)).is_empty());
+    assert!(apply(&mut world, account(ListEvent::InitDone)).is_empty());
+    assert_eq!(snapshot(&world, "chart").has_consumer, Some(false));
+    let repo_server = || named("argocd-repo-server");
+    assert_eq!(apply(&mut world, repo_server()), ["chart"]);
+    assert!(apply(&mut world, repo_server()).is_empty());
+    assert!(apply(&mut world, named("other")).is_empty());
+    assert_eq!(snapshot(&world, "chart").has_consumer, Some(true));
+    let left = account(gone("argocd-repo-server"));
+    assert_eq!(apply(&mut world, left), ["chart"]);
 }
 
 #[test]
 fn bindings_are_looked_at_when_their_node_has_vanished() {
     let mut world = world(vec![
-        object("a", 1, quay("q.example.org"), on_node("n1")),
-        object("b", 1, quay("r.example.org"), on_node("n2")),
+        put("a", 1, quay("q.example.org"), on_node("n1")),
+        put("b", 1, quay("r.example.org"), on_node("n2")),
     ]);
-    world.apply(Change::Node(Event::Init));
-    world.apply(Change::Node(Event::InitApply(metadata("n1"))));
-    world.apply(Change::Node(Event::InitApply(metadata("n2"))));
-    assert!(apply(&mut world, Change::Node(Event::InitDone)).is_empty());
-    assert!(apply(&mut world, Change::Node(Event::Apply(metadata("n1")))).is_empty());
+    world.apply(node(ListEvent::Init));
+    world.apply(node(ListEvent::InitApply("n1".into(), ())));
+    world.apply(node(ListEvent::InitApply("n2".into(), ())));
+    assert!(apply(&mut world, node(ListEvent::InitDone)).is_empty());
+    assert!(apply(&mut world, node(ListEvent::Apply("n1".into(), ()))).is_empty());
+    assert!(apply(&mut world, node(ListEvent::Apply("n3".into(), ()))).is_empty());
+    assert_eq!(apply(&mut world, node(gone("n2"))), ["b"]);
+    let vanished = |world: &World, name| snapshot(world, name).vanished.unwrap();
+    assert_eq!(vanished(&world, "b"), ["n2".into()]);
+    assert!(vanished(&world, "a").is_empty());
     assert_eq!(
-        apply(&mut world, Change::Node(Event::Delete(metadata("n2")))),
+        apply(&mut world, node(ListEvent::Apply("n2".into(), ()))),
         ["b"]
     );
-    assert_eq!(
-        snapshot(&world, "b").nodes.unwrap(),
-        BTreeSet::from(["n1".to_owned()])
-    );
+    // Nobody reports from it any more.
+    let silent = put("b", 1, quay("r.example.org"), json!({}));
+    apply(&mut world, bound(silent));
+    assert!(apply(&mut world, node(gone("n2"))).is_empty());
 }
 
 #[test]
 fn before_all_nodes_are_listed_none_has_vanished() {
-    let mut world = world(vec![object("a", 1, quay("q.example.org"), on_node("n1"))]);
-    assert!(apply(&mut world, Change::Node(Event::Init)).is_empty());
-    assert!(apply(&mut world, Change::Node(Event::Apply(metadata("n2")))).is_empty());
-    assert_eq!(snapshot(&world, "a").nodes, None);
-    assert_eq!(apply(&mut world, Change::Node(Event::InitDone)), ["a"]);
+    let mut world = world(vec![put("a", 1, quay("q.example.org"), on_node("n1"))]);
+    assert!(apply(&mut world, node(ListEvent::Init)).is_empty());
+    assert!(apply(&mut world, node(ListEvent::Apply("n2".into(), ()))).is_empty());
+    assert_eq!(snapshot(&world, "a").vanished, None);
+    assert_eq!(apply(&mut world, node(ListEvent::InitDone)), ["a"]);
 }
 
-fn pod(event: Event<DynamicObject>) -> Change {
+fn pod(event: ListEvent<Option<RepoServer>>) -> Change {
     Change::Pod("argocd".into(), event)
 }
 
-fn repo_server(name: &str, account: &str, phase: &str, containers: &[&str]) -> DynamicObject {
-    let containers: Vec<_> = containers
-        .iter()
-        .map(|name| json!({"name": name}))
-        .collect();
-    serde_json::from_value(json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "argocd-repo-server"}},
-        "spec": {"serviceAccountName": account, "initContainers": containers},
-        "status": {"phase": phase},
-    }))
-    .unwrap()
+fn repo_server(name: &str, account: &str, phase: &str, containers: &[&str]) -> Change {
+    let containers: Vec<_> = containers.iter().map(|name| (*name).to_owned()).collect();
+    let label = ("app.kubernetes.io/name", "argocd-repo-server");
+    let labels = BTreeMap::from([(label.0.to_owned(), label.1.to_owned())]);
+    let read = RepoServer::read(&PodView {
+        labels: Some(&labels),
+        service_account: account,
+        phase,
+        init_containers: &containers,
+        ..PodView::default()
+    });
+    pod(ListEvent::Apply(name.into(), read))
 }
 
 #[test]
@@ -235,26 +282,20 @@ fn a_repo_server_without_the_proxy_concerns_those_who_need_it() {
     let mut proxied = quay("p.example.org");
     proxied["delivery"] = json!("proxy");
     let mut world = world(vec![
-        object("by-proxy", 1, proxied, json!({})),
-        object("by-file", 2, quay("q.example.org"), json!({})),
+        put("by-proxy", 1, proxied, json!({})),
+        put("by-file", 2, quay("q.example.org"), json!({})),
     ]);
-    let running = |containers: &[&str]| {
-        pod(Event::Apply(repo_server(
-            "r",
-            "argocd-repo-server",
-            "Running",
-            containers,
-        )))
-    };
+    apply(&mut world, pod(ListEvent::Init));
+    apply(&mut world, pod(ListEvent::InitDone));
+    let running =
+        |containers: &[&str]| repo_server("r", "argocd-repo-server", "Running", containers);
     let pending = repo_server("r", "argocd-repo-server", "Pending", &[]);
-    assert!(apply(&mut world, pod(Event::Apply(pending))).is_empty());
+    assert!(apply(&mut world, pending).is_empty());
     assert_eq!(apply(&mut world, running(&["copyutil"])), ["by-proxy"]);
-    assert!(
-        apply(&mut world, running(&["copyutil"])).is_empty(),
-        "the same again"
-    );
+    let again = apply(&mut world, running(&["copyutil"]));
+    assert!(again.is_empty(), "the same again");
     let seen = snapshot(&world, "by-proxy");
-    assert_eq!(seen.unproxied, ["r"]);
+    assert_eq!(seen.unproxied, Some(vec!["r".into()]));
     let notice = seen.without_proxy().unwrap();
     assert_eq!(
         (notice.code, &*notice.detail),
@@ -262,23 +303,26 @@ fn a_repo_server_without_the_proxy_concerns_those_who_need_it() {
     );
     assert_eq!(snapshot(&world, "by-file").without_proxy(), None);
 
-    assert_eq!(
-        apply(&mut world, running(&["credential-proxy"])),
-        ["by-proxy"]
-    );
+    let proxy = running(&["credential-proxy"]);
+    assert_eq!(apply(&mut world, proxy), ["by-proxy"]);
     assert_eq!(snapshot(&world, "by-proxy").without_proxy(), None);
     let other = repo_server("other", "someone", "Running", &[]);
-    assert!(apply(&mut world, pod(Event::Apply(other))).is_empty());
+    assert!(apply(&mut world, other).is_empty());
     assert_eq!(apply(&mut world, running(&[])), ["by-proxy"]);
-    let gone = repo_server("r", "argocd-repo-server", "Running", &[]);
-    assert_eq!(apply(&mut world, pod(Event::Delete(gone))), ["by-proxy"]);
+    // It is another's pod now.
+    let relabelled = pod(ListEvent::Apply("r".into(), None));
+    assert_eq!(apply(&mut world, relabelled), ["by-proxy"]);
+    assert_eq!(apply(&mut world, running(&[])), ["by-proxy"]);
+    assert_eq!(apply(&mut world, pod(gone("r"))), ["by-proxy"]);
     assert_eq!(snapshot(&world, "by-proxy").without_proxy(), None);
 }
 
 #[test]
 fn every_secret_is_looked_at_when_the_keys_rotate() {
-    let mut world = world(vec![object("a", 1, quay("q.example.org"), json!({}))]);
-    apply(&mut world, secret(Event::Apply(metadata("a"))));
-    apply(&mut world, secret(Event::Apply(metadata("b"))));
+    let mut world = world(vec![put("a", 1, quay("q.example.org"), json!({}))]);
+    apply(&mut world, secret(ListEvent::Apply("a".into(), "1")));
+    apply(&mut world, secret(ListEvent::Apply("b".into(), "2")));
+    let before = snapshot(&world, "a").rotations;
     assert_eq!(apply(&mut world, Change::Keys), ["a", "b"]);
+    assert_ne!(snapshot(&world, "a").rotations, before);
 }

@@ -39,8 +39,18 @@ impl Algorithm {
     /// Why the exchange of a binding takes no token that is signed like this,
     /// if it does not: Quay accepts RS256 and RS384 only.
     pub fn objection(self, object: &str, spec: &CredentialBindingSpec) -> Option<Named> {
-        let is_ours = spec.identity.credential == CredentialKind::SpiffeJWT;
-        let is_refused = self == Self::Es256 && spec.exchange.kind == ExchangeKind::Quay;
+        self.objection_to(object, spec.identity.credential, spec.exchange.kind)
+    }
+
+    /// The same, where only this is known of the binding.
+    pub fn objection_to(
+        self,
+        object: &str,
+        credential: CredentialKind,
+        exchange: ExchangeKind,
+    ) -> Option<Named> {
+        let is_ours = credential == CredentialKind::SpiffeJWT;
+        let is_refused = self == Self::Es256 && exchange == ExchangeKind::Quay;
         (is_ours && is_refused).then(|| {
             let detail = format!("{object}: the issuer signs with {self}");
             Named::new(Code::UnsupportedAlgorithm, detail)
