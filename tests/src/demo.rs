@@ -16,6 +16,8 @@ use crate::sandbox::{self, control_groups};
 
 /// Said when components run.
 const BEGUN: &str = "published ";
+/// Said of a folder that is left behind.
+const KEPT: &str = "] kept ";
 /// Said of what another project may not have.
 const REFUSED: &str = " is refused: ";
 /// How identities begin.
@@ -61,7 +63,9 @@ pub async fn ends_well(program: &str, arguments: &[&str], folder: &Path) -> Resu
     let status = command.status().await.context("start the demo")?;
     ensure!(status.success(), "{status}; it said:\n{}", tail(&log));
     let said = fs::read_to_string(&log).context("read what the demo said")?;
-    ensure!(said.lines().last() == Some("demo: ok"), "{said}");
+    // Where folders are kept, it says so after everything else.
+    let mut lines = said.lines().rev().skip_while(|it| it.contains(KEPT));
+    ensure!(lines.next() == Some("demo: ok"), "{said}");
 
     let report = fs::read(&report).context("read the report")?;
     let report: Report = serde_json::from_slice(&report).context("parse the report")?;

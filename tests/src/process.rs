@@ -15,7 +15,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Programs that begin later than the harness starts them, as on a machine that gives them no time: a list like
-/// `argocd-repo-server=5,redis=2`, by the names of their logs and in seconds. With it a suite shows orders of start-up that
+/// `argocd-identity=5,redis=2`, by the names of their logs and in seconds; what starts another program for itself, as
+/// sandboxed containers do, may have done so before it is held. With it a suite shows orders of start-up that
 /// nothing waits for.
 const LATE: &str = "WORKLOAD_IDENTITY_LATE";
 /// Time between two looks at a condition.

@@ -28,7 +28,7 @@ use crate::{certificate, secrets};
 /// Short enough that credentials rotate while one watches.
 pub(crate) const LIVES: Lives = Lives {
     identity: Duration::from_secs(30),
-    robot: Duration::from_secs(20),
+    robot: Duration::from_secs(16),
 };
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// Both teams call it the same; only its folder tells them apart.
