@@ -106,7 +106,7 @@ struct Look {
 impl Look {
     fn new(around: &Snapshot, found: &Found, now: Timestamp) -> Self {
         Self {
-            causes: Self::causes(around, now),
+            causes: Self::causes(around, former(around), now),
             meaning: Meaning::from(&found.derived),
             lacks: found.lacks.clone().map(Box::new),
             notices: found.notices.as_slice().into(),
@@ -115,10 +115,9 @@ impl Look {
 
     /// Tells what a look depends on from what it was before; `None` while that
     /// is not known.
-    fn causes(around: &Snapshot, now: Timestamp) -> Option<u64> {
+    fn causes(around: &Snapshot, former: Option<&Former>, now: Timestamp) -> Option<u64> {
         static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let (secret, account) = (around.secret.as_ref()?, around.account.as_ref()?);
-        let former = former(around);
         let until = former.and_then(|former| former.until);
         let is_over = until.is_some_and(|until| until <= now);
         Some(KEYS.hash_one((secret, account, around.rotations, former, is_over)))
@@ -176,7 +175,7 @@ impl Reconciler {
         key: &Key,
         around: &Snapshot,
     ) -> Result<Option<Duration>, Failure> {
-        let causes = Look::causes(around, Timestamp::now());
+        let causes = Look::causes(around, former(around), Timestamp::now());
         let known = lock(&self.looks).get(key).cloned();
         let known = known.filter(|look| causes.is_some() && look.causes == causes);
         let (look, mut spec) = match known {
@@ -191,7 +190,13 @@ impl Reconciler {
                     spec = self.look(key, around).await?.1;
                 }
                 match spec {
-                    Some(spec) => self.apply(key, uid, &spec).await.err(),
+                    Some(spec) => {
+                        let applied = self.apply(key, uid, &spec).await;
+                        if applied.is_ok() {
+                            self.expect(key, around, &Former::of(&spec));
+                        }
+                        applied.err()
+                    }
                     None => None,
                 }
             }
@@ -237,6 +242,14 @@ impl Reconciler {
             _ => None,
         };
         Ok((look, spec))
+    }
+
+    /// What the last look found holds for the binding that was written after it,
+    /// too: looking again would ask for the same.
+    fn expect(&self, key: &Key, around: &Snapshot, written: &Former) {
+        if let Some(look) = lock(&self.looks).get_mut(key) {
+            look.causes = Look::causes(around, Some(written), Timestamp::now());
+        }
     }
 
     /// Puts what is wrong with a Secret into an event, once while that lives.
