@@ -23,7 +23,7 @@ use shared::{
     errors::{Code, Named},
 };
 
-use super::status::{DEGRADED, READY, WORDS};
+use super::condition::{DEGRADED, READY, WORDS};
 
 /// A binding as it was seen: what is kept, and the spec, which is not.
 #[derive(Debug, Clone, PartialEq)]

@@ -33,11 +33,12 @@ use tokio::time::Instant;
 use super::{
     FIELD_MANAGER,
     binding::Binding,
+    condition::{DEGRADED, READY},
     events::Events,
     manifests::{manifest, prune_patch, status_manifest},
     objects::resource,
     plan::{Meaning, Plan, keyless, on_secret, plan},
-    status::{self, Circumstances, DEGRADED, READY, Verdict},
+    status::{self, Circumstances, Verdict},
     world::{Key, Snapshot},
 };
 use crate::{

@@ -22,6 +22,7 @@
 pub mod binding;
 pub mod bindings;
 pub mod claims;
+pub mod condition;
 mod events;
 #[cfg(test)]
 mod fake;

@@ -14,32 +14,12 @@ use shared::{
     errors::{Code, Named},
 };
 
-use super::binding::{Binding, NodeView, StatusView};
-
-/// The condition that says whether credentials are where they are needed.
-pub const READY: &str = "Ready";
-/// The condition that says whether something is wrong.
-pub const DEGRADED: &str = "Degraded";
-
-const TRUE: &str = "True";
-const FALSE: &str = "False";
-const UNKNOWN: &str = "Unknown";
-
-const NO_CONSUMER: &str = "no-consumer";
-const PENDING: &str = "pending";
-const IS_READY: &str = "ready";
-const AS_EXPECTED: &str = "as-expected";
-
-/// What conditions are made of besides the catalogue's codes and sentences.
-pub(super) const WORDS: [&str; 7] = [
-    TRUE,
-    FALSE,
-    UNKNOWN,
-    NO_CONSUMER,
-    PENDING,
-    IS_READY,
-    AS_EXPECTED,
-];
+use super::{
+    binding::{Binding, NodeView, StatusView},
+    condition::{
+        AS_EXPECTED, DEGRADED, FALSE, IS_READY, NO_CONSUMER, PENDING, READY, TRUE, UNKNOWN,
+    },
+};
 
 /// A condition's message is longer than this only by mistake.
 const LONGEST_MESSAGE: usize = 2048;

@@ -1,7 +1,7 @@
 //! The issuer's public documents: issuer URL and public keys flow in, JSON
 //! flows out (OpenID Connect Discovery 1.0, RFC 7517).
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -14,16 +14,12 @@ use control_plane_core::settings::IssuerUrl;
 use serde::Serialize;
 use url::Url;
 
-use super::keys::{Algorithm, Keyring, PublicJwk};
+use super::keys::{Algorithm, Keyring, MAX_AGE, PublicJwk};
 
 /// Path of the discovery document below the issuer.
 pub const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
 /// Path of the key set below the issuer.
 pub const KEYS_PATH: &str = "/keys";
-
-/// How long verifiers may keep a document. Short, because a new key signs only
-/// after that.
-pub const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The discovery document, with what registries, clouds and API servers read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

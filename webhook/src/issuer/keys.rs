@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 
 pub use algorithm::{Algorithm, InForce};
 pub use jwk::PublicJwk;
-pub use rotation::{READING, RESYNC, Rotation, SETTLE, SPREAD, StoredKeys};
+pub use rotation::{MAX_AGE, READING, RESYNC, Rotation, SETTLE, SPREAD, StoredKeys};
 pub use secret::{PUBLISHED, SECRET, SECRET_KEY};
 
 /// 2048 bits: what NIST SP 800-57 allows beyond 2030 is 3072, but the tokens

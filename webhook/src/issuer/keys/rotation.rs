@@ -18,7 +18,6 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{PublicJwk, SigningKey};
-use crate::issuer::documents::MAX_AGE;
 
 /// From the beginning of one look at the Secret to that of the next at the
 /// latest. A watch makes it sooner, mostly at once; but a watch that stands
@@ -29,6 +28,9 @@ pub const READING: Duration = Duration::from_secs(10);
 /// Within this time every replica has seen a change of the Secret: it may have
 /// come when one had just looked, and the next look may take all its time.
 pub const SPREAD: Duration = RESYNC.saturating_add(READING);
+/// How long verifiers may keep a document of the keys. Short, because a new key
+/// signs only after that.
+pub const MAX_AGE: Duration = Duration::from_secs(60);
 /// For so long a key is published before it signs.
 pub const SETTLE: Duration = SPREAD.saturating_add(MAX_AGE);
 
