@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use webhook::controller::{
+use control_plane_core::bindings::{
     queue::Queue,
     world::{Change, Key, ListEvent, World},
 };
@@ -246,7 +246,7 @@ fn key(name: Arc<str>) -> Key {
     }
 }
 
-type Listed = Vec<(Arc<str>, webhook::controller::binding::Observed)>;
+type Listed = Vec<(Arc<str>, control_plane_core::bindings::binding::Observed)>;
 
 fn list(listed: Listed) -> World {
     let mut world = World::default();
@@ -266,7 +266,7 @@ fn relist(world: &mut World, listed: Listed) -> usize {
 
 fn apply(
     world: &mut World,
-    event: ListEvent<Box<webhook::controller::binding::Observed>>,
+    event: ListEvent<Box<control_plane_core::bindings::binding::Observed>>,
 ) -> usize {
     let keys = world.apply(Change::Binding(NAMESPACE.into(), event));
     let (more, is_settled) = world.settle(usize::MAX);

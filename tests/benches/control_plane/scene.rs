@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
+use control_plane_core::bindings::binding::{Metadata, Observed};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::binding::{CredentialBindingSpec, CredentialBindingStatus};
-use webhook::controller::binding::{Metadata, Observed};
 
 use crate::before;
 

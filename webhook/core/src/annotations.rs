@@ -378,7 +378,9 @@ mod tests {
         fn no_value_panics(value in any::<String>()) {
             let (options, _) = PodOptions::parse(|_| Some(&value));
             if let Some(path) = options.spiffe_socket_path {
-                prop_assert!(path.starts_with('/') && !path.contains(".."));
+                // `..a` is a name like any other.
+                let climbs = path.split('/').any(|part| part == "..");
+                prop_assert!(path.starts_with('/') && !climbs);
             }
         }
     }

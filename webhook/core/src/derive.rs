@@ -8,6 +8,7 @@
 
 pub mod account;
 mod exchange;
+pub mod meaning;
 
 use shared::{
     allow_list::AllowList,

@@ -3,9 +3,10 @@
 //! errors flow out.
 //!
 //! ```text
-//! admission ─▶ derive ─▶ secret, annotations ─▶ settings
-//!                 │
-//!                 └────▶ shared (the contract with the agents)
+//! admission ─┐
+//!            ├─▶ derive ─▶ proxy_key ─▶ secret, annotations ─▶ settings
+//! bindings ──┘      │
+//!                   └────▶ shared (the contract with the agents)
 //! ```
 //!
 //! Architecture invariant: there is no IO here, no clock and no randomness.
@@ -13,6 +14,7 @@
 
 pub mod admission;
 pub mod annotations;
+pub mod bindings;
 pub mod derive;
 pub mod proxy_key;
 pub mod secret;

@@ -13,7 +13,20 @@ use std::{
 };
 
 use control_plane_core::{
-    derive::{Derivation, object_name},
+    bindings::{
+        FIELD_MANAGER,
+        binding::Binding,
+        condition::{DEGRADED, READY},
+        manifests::{manifest, prune_patch, status_manifest},
+        plan::{Meaning, Plan, keyless, on_secret, plan},
+        status::{self, Circumstances, Verdict},
+        world::{Key, Snapshot},
+    },
+    derive::{
+        Derivation,
+        meaning::{Derived, Found},
+        object_name,
+    },
     proxy_key::accepted::Former,
 };
 use jiff::Timestamp;
@@ -30,20 +43,10 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{
-    FIELD_MANAGER,
-    binding::Binding,
-    condition::{DEGRADED, READY},
-    events::Events,
-    manifests::{manifest, prune_patch, status_manifest},
-    objects::resource,
-    plan::{Meaning, Plan, keyless, on_secret, plan},
-    status::{self, Circumstances, Verdict},
-    world::{Key, Snapshot},
-};
+use super::{events::Events, objects::resource};
 use crate::{
     issuer::keys::{Algorithm, InForce},
-    source::{self, Derived, Found},
+    source,
 };
 
 /// An event lives for an hour, so what is said on a Secret is said again before.

@@ -1,6 +1,7 @@
 //! Events: what has changed for a user flows in, `events.k8s.io` events on the
 //! Secret or the binding flow out. An event that cannot be written is logged.
 
+use control_plane_core::bindings::{FIELD_MANAGER, binding::Binding, world::Key};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
@@ -10,8 +11,6 @@ use shared::{
     binding::{Condition, GROUP, KIND, VERSION},
     errors::Named,
 };
-
-use super::{FIELD_MANAGER, binding::Binding, world::Key};
 
 /// The API's limit for a note is 1 kB.
 const LONGEST_NOTE: usize = 1000;

@@ -2,14 +2,16 @@
 //! their conditions and events flow out.
 //!
 //! ```text
-//! watches ─▶ world (pure) ─▶ queue (pure) ─▶ bindings: GET Secret, derive, plan (pure)
-//!   Secrets, service accounts,   ▲               │  (if it is another one)
-//!   nodes: metadata only         │               ├─▶ apply or delete the binding
-//!   pods, the installation's  claims (pure)      │
-//!   keys, CredentialBindings                     └─▶ status (pure) ─▶ conditions, events
-//!                                      ▲
-//! lease: a task of its own ─▶ claim ───┘  looks while it is held
+//! watches ─▶ world ─▶ queue ─▶ bindings: GET Secret, derive, plan
+//!   Secrets, service accounts,     │  (if it is another one)
+//!   nodes: metadata only           ├─▶ apply or delete the binding
+//!   pods, CredentialBindings       └─▶ status ─▶ conditions, events
+//!                        ▲
+//! lease: a task of its own ─▶ claim: looks while it is held
 //! ```
+//!
+//! What decides (world, queue, plan, status) is in the core; here are the
+//! watches, the calls and the lease.
 //!
 //! Secrets are watched by metadata, so that their values are in this process
 //! only while one of them is being looked at. Everything is level-triggered: a
@@ -19,25 +21,15 @@
 //! Every replica watches, so that the next leader knows everything already.
 //! Nothing here computes for long without a pause, however long a list is.
 
-pub mod binding;
 pub mod bindings;
-pub mod claims;
-pub mod condition;
 mod events;
 #[cfg(test)]
 mod fake;
-mod listed;
-mod manifests;
 pub mod metrics;
 mod objects;
-pub mod plan;
-pub mod pod;
-pub mod queue;
-pub mod status;
 #[cfg(test)]
 mod testing;
 mod watches;
-pub mod world;
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -56,19 +48,21 @@ use tokio::{
 use self::{
     bindings::{Failure, Reconciler},
     metrics::Metrics,
-    queue::Queue,
-    world::{Change, Key, Snapshot, World},
 };
 use crate::{
     issuer::keys::InForce,
     lease::{ApiLease, Claim, Election, Timing},
 };
-use control_plane_core::derive::Derivation;
+use control_plane_core::{
+    bindings::{
+        queue::Queue,
+        world::{Change, Key, Snapshot, World},
+    },
+    derive::Derivation,
+};
 
 /// Name of the Lease, in the installation's namespace.
 pub const LEASE: &str = "argocd-identity-controller";
-/// Field manager of what the controller applies; also its name in events.
-pub const FIELD_MANAGER: &str = "argocd-identity";
 
 /// Bindings that are worked on at once.
 const CONCURRENCY: usize = 4;

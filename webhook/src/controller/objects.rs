@@ -4,6 +4,10 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use control_plane_core::bindings::{
+    binding::{Metadata, Observed},
+    pod::{PodView, Program, RepoServer},
+};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::{
@@ -13,11 +17,6 @@ use kube::{
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use shared::binding::{
     CredentialBindingSpec, CredentialBindingStatus, GROUP, KIND, PLURAL, VERSION,
-};
-
-use super::{
-    binding::{Metadata, Observed},
-    pod::{PodView, Program, RepoServer},
 };
 
 /// CredentialBinding in the API.

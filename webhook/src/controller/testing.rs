@@ -1,11 +1,9 @@
 //! Bindings for the controller's tests.
 
+use control_plane_core::bindings::binding::Observed;
 use serde_json::{Value, json};
 
-use super::{
-    binding::{Binding, Observed},
-    objects::BindingObject,
-};
+use super::objects::BindingObject;
 
 /// A Quay repository without a project, delivered to every pod.
 pub(super) fn quay(host: &str) -> Value {
@@ -25,23 +23,6 @@ pub(super) fn quay(host: &str) -> Value {
         },
         "delivery": "docker-config",
         "consumers": ["argocd-repo-server"],
-    })
-}
-
-/// A cluster.
-pub(super) fn cluster(server: &str, audience: &str) -> Value {
-    json!({
-        "target": {"type": "Cluster", "address": server},
-        "provider": "spiffe",
-        "identity": {
-            "subject": "spiffe://example.org/ns/argocd/sa/argocd-application-controller",
-            "audience": audience,
-            "serviceAccount": "argocd-application-controller",
-            "credential": "SpiffeJWT",
-        },
-        "exchange": {"type": "none"},
-        "delivery": "exec",
-        "consumers": ["argocd-application-controller"],
     })
 }
 
@@ -68,9 +49,4 @@ pub(super) fn object(name: &str, second: i64, spec: Value, status: Value) -> Bin
 /// The same as the controller reads it.
 pub(super) fn observed(name: &str, second: i64, spec: Value, status: Value) -> Observed {
     object(name, second, spec, status).observed().1
-}
-
-/// The same as the controller keeps it, without a status.
-pub(super) fn binding(name: &str, second: i64, spec: Value) -> Binding {
-    observed(name, second, spec, json!({})).binding
 }

@@ -3,7 +3,11 @@
 
 use std::sync::Arc;
 
-use control_plane_core::{derive::account::Annotations, secret::SECRET_TYPE};
+use control_plane_core::{
+    bindings::world::{Change, ListEvent},
+    derive::account::Annotations,
+    secret::SECRET_TYPE,
+};
 use futures::{Stream, StreamExt, stream::BoxStream, stream::select_all};
 use k8s_openapi::api::core::v1::{Node, Secret, ServiceAccount};
 use kube::{
@@ -19,7 +23,6 @@ use super::{
     ControllerConfig,
     metrics::{Metrics, Watch},
     objects::{self, BindingObject, PodObject},
-    world::{Change, ListEvent},
 };
 
 /// All watches of the controller.

@@ -2,7 +2,11 @@
 //! [`authorize`](super::authorize) flow out. Nothing is cached here: the
 //! token of a deleted pod is refused at once.
 
-use control_plane_core::derive::{Derivation, object_name};
+use control_plane_core::derive::{
+    Derivation,
+    meaning::{Derived, Owner},
+    object_name,
+};
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec},
     core::v1::Pod,
@@ -17,7 +21,7 @@ use shared::{
 use zeroize::Zeroize;
 
 use super::authorize::{Consumer, PodState, ReviewedToken};
-use crate::source::{self, Derived, Owner};
+use crate::source;
 
 /// A binding as its Secret and service account make it.
 #[derive(Debug)]

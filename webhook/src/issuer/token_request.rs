@@ -13,7 +13,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use control_plane_core::derive::object_name;
+use control_plane_core::derive::{meaning::Owner, object_name};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
@@ -31,7 +31,6 @@ use super::{
     authorize::{Grant, ReviewedToken},
     reviewer::{Reviewer, unavailable},
 };
-use crate::source::Owner;
 
 /// Kubernetes makes none of a shorter life.
 const SHORTEST: Duration = Duration::from_secs(600);

@@ -1,7 +1,16 @@
-use control_plane_core::proxy_key::{KeyBytes, LENGTH};
+use control_plane_core::{
+    proxy_key::{self, KeyBytes, LENGTH, Subject, accepted::Former},
+    secret::Place,
+};
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use serde_json::json;
-use shared::{allow_list::AllowList, binding::undeliverable, proxy_view::KeyHash};
+use shared::{
+    allow_list::AllowList,
+    binding::{CredentialBindingSpec, undeliverable},
+    errors::Code,
+    proxy_view::KeyHash,
+};
 
 use super::*;
 

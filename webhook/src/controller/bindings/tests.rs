@@ -1,3 +1,7 @@
+use control_plane_core::{
+    bindings::world::{Change, ListEvent, World},
+    derive::meaning::Owner,
+};
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
@@ -6,10 +10,9 @@ use crate::{
     controller::{
         fake::Api,
         testing::{self, observed},
-        world::{Change, ListEvent, World},
     },
     source::{
-        Owner, derive,
+        derive,
         tests::{derivation, quay, secret},
     },
 };
@@ -62,7 +65,8 @@ fn pruning_removes_by_place_and_guards_the_version() {
 
 #[test]
 fn a_status_without_expiry_clears_the_old_one() {
-    let binding = testing::binding("quay", 1, testing::quay("quay.example.org"));
+    let binding =
+        testing::observed("quay", 1, testing::quay("quay.example.org"), json!({})).binding;
     let around = Circumstances {
         problems: &[],
         blocked: None,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control_plane_core::derive::{Derivation, object_name};
+use control_plane_core::derive::{Derivation, meaning::Derived, object_name};
 use k8s_openapi::api::core::v1::Secret;
 use shared::{
     binding::{CredentialBindingSpec, CredentialKind, ExchangeKind, undeliverable},
@@ -10,7 +10,7 @@ use shared::{
     selectors::Registration,
 };
 
-use crate::source::{Derived, derive};
+use crate::source::derive;
 
 /// Everybody who is to be registered.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, process::Command};
 
 use clap::Parser;
+use control_plane_core::derive::meaning::Derived;
 use proptest::prelude::*;
 use serde_json::Value;
 use shared::selectors::{Registration, SelectorTemplate};
@@ -13,7 +14,7 @@ use super::*;
 use crate::{
     args::{self, Args},
     generate::Generate,
-    source::{self, Derived},
+    source,
 };
 
 const GUIDES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/tests/process/guides");

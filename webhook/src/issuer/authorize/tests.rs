@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 
+use control_plane_core::derive::meaning::Derived;
 use serde_json::json;
 
 use super::*;
 use crate::source::{
-    Derived, derive,
+    derive,
     tests::{derivation, quay},
 };
 

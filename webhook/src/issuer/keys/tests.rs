@@ -143,7 +143,8 @@ async fn the_ring_takes_over_another_key_only() {
 
 #[test]
 fn quay_is_warned_about_elliptic_keys_only() {
-    use crate::source::{Derived, derive, tests::*};
+    use crate::source::{derive, tests::*};
+    use control_plane_core::derive::meaning::Derived;
     let Derived::Valid(_, mut spec) = derive(&derivation(), &quay("quay")) else {
         panic!("the guide's Secret");
     };

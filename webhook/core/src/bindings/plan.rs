@@ -1,14 +1,19 @@
 //! What to do about one binding: what its Secret means and the binding as it is
 //! flow in, one step flows out. Pure.
 
-use control_plane_core::{derive::object_name, proxy_key::accepted::Former};
 use shared::errors::{Code, Named};
 
 use super::{
     binding::{Binding, Print},
     world::Key,
 };
-use crate::source::{Derived, Owner};
+use crate::{
+    derive::{
+        meaning::{Derived, Owner},
+        object_name,
+    },
+    proxy_key::accepted::Former,
+};
 
 /// What a Secret means, without the values that it has.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,10 +93,7 @@ pub fn plan(key: &Key, meaning: &Meaning, binding: Option<&Binding>) -> Plan {
 
 /// What has to be said on the Secret itself, because it has no binding or
 /// because its owner may not see the binding's conditions.
-pub(super) fn on_secret<'m>(
-    meaning: &'m Meaning,
-    notices: &[Named],
-) -> Option<(&'m str, Vec<Named>)> {
+pub fn on_secret<'m>(meaning: &'m Meaning, notices: &[Named]) -> Option<(&'m str, Vec<Named>)> {
     let (uid, mut problems, has_binding) = match meaning {
         Meaning::Absent => return None,
         Meaning::Invalid(uid, problems) | Meaning::Elsewhere(uid, problems) => {
@@ -115,7 +117,7 @@ fn is_loud(code: Code) -> bool {
 
 /// Why no key opens a binding that is delivered by the credential proxy. No
 /// agent serves it then, since nobody could use it. `object` names its Secret.
-pub(super) fn keyless(object: &str, former: &Former, notices: &[Named]) -> Option<Named> {
+pub fn keyless(object: &str, former: &Former, notices: &[Named]) -> Option<Named> {
     let is_why = |code| {
         matches!(
             code,

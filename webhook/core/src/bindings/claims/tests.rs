@@ -8,7 +8,7 @@ use shared::{
 };
 
 use super::*;
-use crate::controller::testing::{cluster, quay};
+use crate::bindings::testing::{cluster, quay};
 
 /// Something that happens to one of eight bindings.
 #[derive(Debug, Clone)]

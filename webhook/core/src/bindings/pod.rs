@@ -4,10 +4,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use control_plane_core::annotations::{
+use shared::layout::PROXY_CONTAINER;
+
+use crate::annotations::{
     APP_COMPONENT, APP_NAME, APP_PART_OF, AppLabels, COMPONENT, Component, starts,
 };
-use shared::layout::PROXY_CONTAINER;
 
 /// What there is to know of a pod.
 #[derive(Debug, Clone, Default)]

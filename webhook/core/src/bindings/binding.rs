@@ -10,10 +10,6 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use control_plane_core::{
-    derive::{account, object_name},
-    proxy_key::accepted::Former,
-};
 use jiff::Timestamp;
 use shared::{
     binding::{
@@ -24,6 +20,10 @@ use shared::{
 };
 
 use super::condition::{DEGRADED, READY, WORDS};
+use crate::{
+    derive::{account, object_name},
+    proxy_key::accepted::Former,
+};
 
 /// A binding as it was seen: what is kept, and the spec, which is not.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,14 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use control_plane_core::derive::account::Annotations;
-
 use super::super::{
     binding::{Binding, SpecView},
     claims::Claims,
     listed::Listed,
     pod::RepoServer,
 };
+use crate::derive::account::Annotations;
 
 #[derive(Debug, Default)]
 pub(super) struct Namespace {

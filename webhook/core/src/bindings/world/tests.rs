@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 
-use control_plane_core::derive::account;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::{
-    pod::PodView,
-    testing::{cluster, observed, quay},
+use crate::{
+    bindings::{
+        pod::PodView,
+        testing::{cluster, observed, quay},
+    },
+    derive::account,
 };
 
 /// Names of the keys that a change asks for, all in the namespace argocd.

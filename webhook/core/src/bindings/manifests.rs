@@ -8,7 +8,8 @@ use shared::binding::{CredentialBindingSpec, GROUP, KIND, VERSION};
 
 use super::{FIELD_MANAGER, binding::Binding, status::Verdict, world::Key};
 
-pub(super) fn manifest(key: &Key, uid: &str, spec: &CredentialBindingSpec) -> Value {
+/// What is applied for the Secret with this uid.
+pub fn manifest(key: &Key, uid: &str, spec: &CredentialBindingSpec) -> Value {
     json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": KIND,
@@ -30,7 +31,8 @@ pub(super) fn manifest(key: &Key, uid: &str, spec: &CredentialBindingSpec) -> Va
     })
 }
 
-pub(super) fn status_manifest(key: &Key, verdict: &Verdict) -> Value {
+/// What is applied to the status.
+pub fn status_manifest(key: &Key, verdict: &Verdict) -> Value {
     let mut status = json!({"conditions": verdict.conditions});
     if let Some(expiry) = verdict.expires_at {
         status["expiresAt"] = json!(expiry);
@@ -44,7 +46,7 @@ pub(super) fn status_manifest(key: &Key, verdict: &Verdict) -> Value {
 }
 
 /// Removes the entries of these nodes from the version that was seen.
-pub(super) fn prune_patch(binding: &Binding, gone: &BTreeSet<&str>) -> Option<json_patch::Patch> {
+pub fn prune_patch(binding: &Binding, gone: &BTreeSet<&str>) -> Option<json_patch::Patch> {
     let mut operations = vec![json!({
         "op": "test", "path": "/metadata/resourceVersion", "value": &*binding.metadata.resource_version,
     })];

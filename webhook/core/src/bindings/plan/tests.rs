@@ -2,13 +2,7 @@ use serde_json::json;
 use shared::binding::CredentialBindingSpec;
 
 use super::*;
-use crate::{
-    controller::testing::observed,
-    source::{
-        derive,
-        tests::{derivation, quay, secret},
-    },
-};
+use crate::bindings::testing::{observed, quay};
 
 fn key() -> Key {
     Key {
@@ -18,10 +12,13 @@ fn key() -> Key {
 }
 
 fn valid() -> (Owner, Box<CredentialBindingSpec>) {
-    match derive(&derivation(), &quay("quay")) {
-        Derived::Valid(owner, spec) => (owner, spec),
-        other => panic!("{other:?}"),
-    }
+    let owner = Owner {
+        name: "quay".into(),
+        uid: "uid-quay".into(),
+        created: None,
+    };
+    let spec = serde_json::from_value(quay("quay.example.org")).unwrap();
+    (owner, Box::new(spec))
 }
 
 fn existing(spec: &CredentialBindingSpec) -> Binding {
@@ -60,16 +57,42 @@ fn a_new_or_changed_secret_is_applied_and_an_unchanged_one_reported() {
 
 #[test]
 fn a_broken_secret_keeps_the_last_good_spec() {
-    let (_, spec) = valid();
-    let broken = secret("repository", "quay", &[("useWorkloadIdentity", "true")]);
-    let derived = derive(&derivation(), &broken);
-    let Derived::Invalid(_, problems) = &derived else {
-        panic!("{derived:?}");
-    };
+    let (owner, spec) = valid();
+    let problems = vec![Named::new(Code::InvalidUrl, "Secret argocd/quay")];
     let expected = Plan::Report(problems.clone());
-    let broken = meaning(&derived);
+    let broken = meaning(&Derived::Invalid(owner, problems));
     assert_eq!(plan(&key(), &broken, Some(&existing(&spec))), expected);
     assert_eq!(plan(&key(), &broken, None), Plan::Nothing);
+}
+
+#[test]
+fn a_broken_secret_that_is_for_something_else_loses_its_binding() {
+    let (owner, spec) = valid();
+    let problems = vec![Named::new(Code::InvalidUrl, "Secret argocd/quay")];
+    let elsewhere = meaning(&Derived::Elsewhere(owner, problems.clone()));
+    let mut existing = existing(&spec);
+    assert_eq!(plan(&key(), &elsewhere, Some(&existing)), Plan::Delete);
+    existing.metadata.owners = Box::default();
+    let report = Plan::Report(problems);
+    assert_eq!(plan(&key(), &elsewhere, Some(&existing)), report);
+}
+
+#[test]
+fn what_no_key_opens_says_why() {
+    let (_, spec) = valid();
+    let binding = existing(&spec);
+    let open = &binding.spec.as_ref().unwrap().former;
+    assert_eq!(keyless("x", open, &[]), None, "no key is asked for");
+    let mut proxied = quay("quay.example.org");
+    proxied["delivery"] = json!("proxy");
+    proxied["proxy"] = json!({"keySha256": [], "type": "oci"});
+    let closed = observed("quay", 1, proxied, json!({})).binding;
+    let closed = &closed.spec.as_ref().unwrap().former;
+    let notice = |code| Named::new(code, "Secret argocd/quay");
+    let code = |notices: &[Named]| keyless("x", closed, notices).map(|it| it.code);
+    assert_eq!(code(&[]), Some(Code::ProxyNotWritten));
+    let both = [notice(Code::ProxyBypassed), notice(Code::ProxyKeyStale)];
+    assert_eq!(code(&both), Some(Code::ProxyKeyStale));
 }
 
 #[test]

@@ -11,7 +11,6 @@ use std::{
     sync::Arc,
 };
 
-use control_plane_core::derive::account::Annotations;
 use shared::{
     conflicts,
     errors::{Code, Named},
@@ -24,6 +23,7 @@ use super::{
     listed::Listed,
     pod::RepoServer,
 };
+use crate::derive::account::Annotations;
 
 /// A Secret and its binding, which share a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::{
+use crate::bindings::{
     binding::ConditionView,
     testing::{observed, quay},
 };
