@@ -7,8 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::{BuildHasher, RandomState},
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -22,11 +21,7 @@ use control_plane_core::{
         status::{self, Circumstances, Verdict},
         world::{Key, Snapshot},
     },
-    derive::{
-        Derivation,
-        meaning::{Derived, Found},
-        object_name,
-    },
+    derive::{Derivation, meaning::Derived, object_name},
     proxy_key::accepted::Former,
 };
 use jiff::Timestamp;
@@ -43,7 +38,11 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{events::Events, objects::resource};
+use super::{
+    events::Events,
+    look::{Look, former},
+    objects::resource,
+};
 use crate::{
     issuer::keys::{Algorithm, InForce},
     source,
@@ -95,43 +94,6 @@ impl Failure {
             Self::Timeout => None,
         }
     }
-}
-
-/// What a look at a Secret found.
-#[derive(Debug, Clone)]
-struct Look {
-    /// What the look depended on, by [`Look::causes`].
-    causes: Option<u64>,
-    meaning: Meaning,
-    lacks: Option<Box<Named>>,
-    notices: Box<[Named]>,
-}
-
-impl Look {
-    fn new(around: &Snapshot, found: &Found, now: Timestamp) -> Self {
-        Self {
-            causes: Self::causes(around, former(around), now),
-            meaning: Meaning::from(&found.derived),
-            lacks: found.lacks.clone().map(Box::new),
-            notices: found.notices.as_slice().into(),
-        }
-    }
-
-    /// Tells what a look depends on from what it was before; `None` while that
-    /// is not known.
-    fn causes(around: &Snapshot, former: Option<&Former>, now: Timestamp) -> Option<u64> {
-        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        let (secret, account) = (around.secret.as_ref()?, around.account.as_ref()?);
-        let until = former.and_then(|former| former.until);
-        let is_over = until.is_some_and(|until| until <= now);
-        Some(KEYS.hash_one((secret, account, around.rotations, former, is_over)))
-    }
-}
-
-/// What is remembered of the binding that is there.
-fn former(around: &Snapshot) -> Option<&Former> {
-    let binding = around.binding.as_deref()?;
-    binding.spec.as_ref().map(|spec| &spec.former)
 }
 
 /// What was said on a Secret, and when.

@@ -25,6 +25,7 @@ pub mod bindings;
 mod events;
 #[cfg(test)]
 mod fake;
+mod look;
 pub mod metrics;
 mod objects;
 #[cfg(test)]
