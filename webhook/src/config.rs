@@ -7,14 +7,13 @@ use clap::Args;
 use control_plane_core::{
     admission::pods::SidecarSettings,
     derive::Derivation,
+    identity::algorithm::Algorithm,
     settings::{
         Image, IssuerUrl, Namespace, ServiceAccountName, Setting, SettingError, TokenLifetime,
         TrustDomain, list, one,
     },
 };
 use shared::allow_list::AllowList;
-
-use crate::issuer::keys::Algorithm;
 
 mod sidecar;
 
@@ -263,14 +262,6 @@ impl TryFrom<ServeArgs> for Config {
             issuer_address: one("issuer-address", &args.issuer_address)?,
             metrics_address: one("metrics-address", &args.metrics_address)?,
         })
-    }
-}
-
-impl Setting for Algorithm {
-    const FIX: &'static str = "Use RS256, which every registry accepts, or ES256";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        Self::from_name(text).ok_or_else(|| "it is no algorithm of the issuer".to_owned())
     }
 }
 

@@ -12,6 +12,7 @@ use anyhow::Context;
 use aws_lc_rs::rand;
 use control_plane_core::{
     admission::{Rules, pods::PodConfig, secrets::SecretRules},
+    identity::authorize::Policy,
     settings::{Image, Namespace},
 };
 use kube::Client;
@@ -27,9 +28,7 @@ use crate::{
     connections::Limits,
     controller::{self, ControllerConfig},
     issuer::{
-        self,
-        authorize::Policy,
-        documents,
+        self, documents,
         issue::{IdentityApi, Signer},
         key_source::{KeySource, KeySourceError},
         keys::{InForce, Keyring, StoredKeys},

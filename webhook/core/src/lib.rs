@@ -16,6 +16,7 @@ pub mod admission;
 pub mod annotations;
 pub mod bindings;
 pub mod derive;
+pub mod identity;
 pub mod proxy_key;
 pub mod secret;
 pub mod settings;

@@ -22,6 +22,7 @@ use control_plane_core::{
         world::{Key, Snapshot},
     },
     derive::{Derivation, meaning::Derived, object_name},
+    identity::algorithm::Algorithm,
     proxy_key::accepted::Former,
 };
 use jiff::Timestamp;
@@ -43,10 +44,7 @@ use super::{
     look::{Look, former},
     objects::resource,
 };
-use crate::{
-    issuer::keys::{Algorithm, InForce},
-    source,
-};
+use crate::{issuer::keys::InForce, source};
 
 /// An event lives for an hour, so what is said on a Secret is said again before.
 const SAY_AGAIN: Duration = Duration::from_secs(50 * 60);

@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing,
 };
+use control_plane_core::identity::authorize::Agent;
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use shared::{
@@ -26,7 +27,7 @@ use shared::{
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{authorize::Agent, callers::Callers, issue::IdentityApi};
+use super::{callers::Callers, issue::IdentityApi};
 use crate::{
     body::{self, BodyError},
     connections::peer,

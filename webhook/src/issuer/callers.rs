@@ -11,16 +11,13 @@ use std::{
 };
 
 use aws_lc_rs::digest;
+use control_plane_core::identity::authorize::{self, Agent, Policy};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use shared::errors::Named;
 use tokio::time::Instant;
 
-use super::{
-    authorize::{self, Agent, Policy},
-    reviewer::Reviewer,
-    token_request,
-};
+use super::{reviewer::Reviewer, token_request};
 use crate::limits::{Peer, Shares};
 
 /// Tokens of agents that are reviewed at once, and how many of one address.

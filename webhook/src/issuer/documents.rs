@@ -10,11 +10,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing,
 };
-use control_plane_core::settings::IssuerUrl;
+use control_plane_core::{identity::algorithm::Algorithm, settings::IssuerUrl};
 use serde::Serialize;
 use url::Url;
 
-use super::keys::{Algorithm, Keyring, MAX_AGE, PublicJwk};
+use super::keys::{Keyring, MAX_AGE, PublicJwk};
 
 /// Path of the discovery document below the issuer.
 pub const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";

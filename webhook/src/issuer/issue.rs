@@ -11,7 +11,10 @@ use std::{
 
 use aws_lc_rs::rand;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use control_plane_core::settings::{IssuerUrl, is_dns_subdomain};
+use control_plane_core::{
+    identity::authorize::{self, Agent, Consumer, Grant, PodState, Policy},
+    settings::{IssuerUrl, is_dns_subdomain},
+};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -23,7 +26,6 @@ use shared::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    authorize::{self, Agent, Consumer, Grant, PodState, Policy},
     keys::Keyring,
     metrics::Metrics,
     reviewer::Reviewer,

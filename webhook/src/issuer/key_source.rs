@@ -8,6 +8,7 @@
 
 use std::{pin::pin, time::Duration};
 
+use control_plane_core::identity::algorithm::Algorithm;
 use futures::{Stream, StreamExt};
 use k8s_openapi::{
     ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -23,9 +24,7 @@ use kube::{
 };
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::keys::{
-    Algorithm, KeyError, READING, RESYNC, SECRET, SECRET_KEY, SigningKey, StoredKeys,
-};
+use super::keys::{KeyError, READING, RESYNC, SECRET, SECRET_KEY, SigningKey, StoredKeys};
 use crate::{report::chain, wipe::wipe};
 
 /// Between two attempts that fail.

@@ -4,7 +4,7 @@
 //! The private half stays in aws-lc, which overwrites what it frees; nothing
 //! here prints it.
 
-mod algorithm;
+mod in_force;
 mod jwk;
 mod rotation;
 mod secret;
@@ -25,12 +25,13 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
+use control_plane_core::identity::algorithm::Algorithm;
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 use serde::Serialize;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-pub use algorithm::{Algorithm, InForce};
+pub use in_force::InForce;
 pub use jwk::PublicJwk;
 pub use rotation::{MAX_AGE, READING, RESYNC, Rotation, SETTLE, SPREAD, StoredKeys};
 pub use secret::{PUBLISHED, SECRET, SECRET_KEY};

@@ -23,7 +23,6 @@
 //! from the Secret.
 
 pub mod api;
-pub mod authorize;
 mod callers;
 pub mod documents;
 pub mod issue;

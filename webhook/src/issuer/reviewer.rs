@@ -1,14 +1,17 @@
 //! Asks the API server: tokens and names flow in, facts for
-//! [`authorize`](super::authorize) flow out. Nothing is cached here: the
+//! [`authorize`](control_plane_core::identity::authorize) flow out. Nothing is cached here: the
 //! token of a deleted pod is refused at once.
 
-use control_plane_core::derive::{
-    Derivation,
-    meaning::{Derived, Owner},
-    object_name,
+use control_plane_core::{
+    derive::{
+        Derivation,
+        meaning::{Derived, Owner},
+        object_name,
+    },
+    identity::authorize::{Consumer, PodState, ReviewedToken},
 };
 use k8s_openapi::api::{
-    authentication::v1::{TokenReview, TokenReviewSpec},
+    authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
     core::v1::Pod,
 };
 use kube::{Api, Client, api::PostParams};
@@ -20,7 +23,6 @@ use shared::{
 };
 use zeroize::Zeroize;
 
-use super::authorize::{Consumer, PodState, ReviewedToken};
 use crate::source;
 
 /// A binding as its Secret and service account make it.
@@ -77,7 +79,7 @@ impl Reviewer {
         review.spec.token.zeroize();
         let mut answer = answer.map_err(|error| unavailable("TokenReview", &error))?;
         answer.spec.token.zeroize();
-        let mut reviewed = ReviewedToken::from(answer.status.unwrap_or_default());
+        let mut reviewed = reviewed(answer.status.unwrap_or_default());
         // The words of an authentication webhook might repeat the token.
         if reviewed.words.contains(token.expose_secret()) {
             reviewed.words.clear();
@@ -92,7 +94,7 @@ impl Reviewer {
     pub async fn pod(&self, namespace: &str, consumer: &Consumer) -> Result<PodState, Named> {
         let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
         match api.get_opt(consumer.pod_name()).await {
-            Ok(pod) => Ok(pod.into()),
+            Ok(pod) => Ok(state(pod)),
             Err(error) => Err(unavailable("reading the pod", &error)),
         }
     }
@@ -130,4 +132,67 @@ pub(super) fn unavailable(step: &'static str, error: &kube::Error) -> Named {
         "the API server gave no answer"
     );
     Named::new(Code::IssuerUnavailable, step)
+}
+
+fn reviewed(status: TokenReviewStatus) -> ReviewedToken {
+    let user = status.user.unwrap_or_default();
+    ReviewedToken {
+        authenticated: status.authenticated.unwrap_or(false),
+        audiences: status.audiences.unwrap_or_default(),
+        username: user.username.unwrap_or_default(),
+        extra: user.extra.unwrap_or_default(),
+        words: status.error.unwrap_or_default(),
+    }
+}
+
+fn state(pod: Option<Pod>) -> PodState {
+    let Some(pod) = pod else {
+        return PodState::Absent;
+    };
+    PodState::Present {
+        uid: pod.metadata.uid.unwrap_or_default(),
+        phase: pod
+            .status
+            .and_then(|status| status.phase)
+            .unwrap_or_default(),
+        deletion: pod.metadata.deletion_timestamp.map(|time| time.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn reviews_and_pods_are_read_from_the_api() {
+        let status: TokenReviewStatus = serde_json::from_value(json!({
+            "authenticated": true, "audiences": [TOKEN_AUDIENCE],
+            "user": {"username": "u", "extra": {"authentication.kubernetes.io/pod-name": ["p"]}},
+        }))
+        .unwrap();
+        let reviewed = reviewed(status);
+        assert_eq!(
+            (reviewed.authenticated, reviewed.username.as_str()),
+            (true, "u")
+        );
+        assert_eq!(
+            reviewed.extra["authentication.kubernetes.io/pod-name"],
+            ["p"]
+        );
+
+        assert_eq!(state(None), PodState::Absent);
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"uid": "u", "deletionTimestamp": "1970-01-12T13:46:40Z"},
+            "status": {"phase": "Running"},
+        }))
+        .unwrap();
+        let expected = PodState::Present {
+            uid: "u".into(),
+            phase: "Running".into(),
+            deletion: "1970-01-12T13:46:40Z".parse().ok(),
+        };
+        assert_eq!(state(Some(pod)), expected);
+    }
 }

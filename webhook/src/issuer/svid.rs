@@ -6,15 +6,12 @@
 
 use std::time::Duration;
 
-use control_plane_core::settings::IssuerUrl;
+use control_plane_core::{identity::authorize::Grant, settings::IssuerUrl};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::Serialize;
 
-use super::{
-    authorize::Grant,
-    keys::{KeyError, SigningKey},
-};
+use super::keys::{KeyError, SigningKey};
 
 /// A signed token.
 #[derive(Debug)]

@@ -13,7 +13,10 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use control_plane_core::derive::{meaning::Owner, object_name};
+use control_plane_core::{
+    derive::{meaning::Owner, object_name},
+    identity::authorize::{Grant, ReviewedToken},
+};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
@@ -27,10 +30,7 @@ use shared::{
     errors::{Code, Named},
 };
 
-use super::{
-    authorize::{Grant, ReviewedToken},
-    reviewer::{Reviewer, unavailable},
-};
+use super::reviewer::{Reviewer, unavailable};
 
 /// Kubernetes makes none of a shorter life.
 const SHORTEST: Duration = Duration::from_secs(600);

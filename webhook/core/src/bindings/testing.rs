@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::binding::{Metadata, Observed};
 
 /// A Quay repository without a project, delivered to every pod.
-pub(super) fn quay(host: &str) -> Value {
+pub(crate) fn quay(host: &str) -> Value {
     json!({
         "target": {"type": "Registry", "address": format!("{host}/team/charts")},
         "provider": "spiffe",

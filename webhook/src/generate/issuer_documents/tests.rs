@@ -4,6 +4,7 @@ use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path, time::Dur
 
 use axum::body::{self, Body};
 use clap::Parser;
+use control_plane_core::identity::algorithm::Algorithm;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tower::Service;
@@ -15,7 +16,7 @@ use crate::{
     generate::Generate,
     issuer::{
         fake::Cluster,
-        keys::{Algorithm, Keyring, SigningKey},
+        keys::{Keyring, SigningKey},
     },
     server::{self, Drain},
     serving_metrics::ServingMetrics,

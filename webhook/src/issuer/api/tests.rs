@@ -6,7 +6,10 @@ use axum::{
 use std::net::SocketAddr;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use control_plane_core::settings::IssuerUrl;
+use control_plane_core::{
+    identity::{algorithm::Algorithm, authorize::Policy},
+    settings::IssuerUrl,
+};
 use jiff::Timestamp;
 use jsonwebtoken::{DecodingKey, Validation, decode};
 use k8s_openapi::api::authentication::v1::TokenReviewStatus;
@@ -18,11 +21,10 @@ use crate::{
     args::{Args, Command},
     config::Config,
     issuer::{
-        authorize::Policy,
         documents,
         fake::Cluster,
         issue::Signer,
-        keys::{Algorithm, Keyring, SigningKey},
+        keys::{Keyring, SigningKey},
         metrics::Metrics,
         reviewer::Reviewer,
         token_request::Minter,

@@ -3,13 +3,14 @@
 
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use control_plane_core::identity::algorithm::Algorithm;
 use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
 use serde::Serialize;
 use x509_parser::{
     oid_registry::OID_EC_P256, prelude::FromDer, public_key::PublicKey, x509::SubjectPublicKeyInfo,
 };
 
-use super::{Algorithm, KeyError, SigningKey};
+use super::{KeyError, SigningKey};
 
 const MINIMUM_BYTES: usize = 256;
 const MAXIMUM_BYTES: usize = 1024;

@@ -7,10 +7,10 @@ use std::{
     sync::LazyLock,
 };
 
+use control_plane_core::identity::algorithm::Algorithm;
 use proptest::prelude::*;
 
 use super::*;
-use crate::issuer::keys::Algorithm;
 
 /// In seconds, as everything here. Longer than a verifier keeps a key set.
 const LIFETIME: u64 = 150;

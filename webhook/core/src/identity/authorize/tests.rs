@@ -1,13 +1,7 @@
 use std::collections::BTreeMap;
 
-use control_plane_core::derive::meaning::Derived;
-use serde_json::json;
-
 use super::*;
-use crate::source::{
-    derive,
-    tests::{derivation, quay},
-};
+use crate::bindings::testing::quay;
 
 type Extra = BTreeMap<String, Vec<String>>;
 
@@ -54,10 +48,7 @@ fn running_pod() -> PodState {
 }
 
 fn spec() -> CredentialBindingSpec {
-    match derive(&derivation(), &quay("quay")) {
-        Derived::Valid(_, spec) => *spec,
-        other => panic!("{other:?}"),
-    }
+    serde_json::from_value(quay("quay.example.org")).unwrap()
 }
 
 fn now() -> Timestamp {
@@ -106,7 +97,7 @@ fn tokens_that_are_not_accepted() {
         |token| token.authenticated = false,
         |token| token.audiences.clear(),
         |token| token.audiences = vec!["https://kubernetes.default.svc".into()],
-        |token| *token = ReviewedToken::from(TokenReviewStatus::default()),
+        |token| *token = ReviewedToken::default(),
     ];
     for change in changes {
         let mut bad = agent_token();
@@ -246,32 +237,4 @@ fn what_cannot_be_delivered_is_not_issued() {
     other.identity.service_account = "argocd-server".into();
     let result = authorize(&agent_token(), &pod_token(), &running_pod(), &other);
     refused(result, Code::ServiceAccountForbidden);
-}
-
-#[test]
-fn reviews_and_pods_are_read_from_the_api() {
-    let status: TokenReviewStatus = serde_json::from_value(json!({
-        "authenticated": true, "audiences": [TOKEN_AUDIENCE],
-        "user": {"username": "u", "extra": {POD_NAME: ["p"]}},
-    }))
-    .unwrap();
-    let reviewed = ReviewedToken::from(status);
-    assert_eq!(
-        (reviewed.authenticated, reviewed.username.as_str()),
-        (true, "u")
-    );
-    assert_eq!(reviewed.one(POD_NAME), Some("p"));
-
-    assert_eq!(PodState::from(None), PodState::Absent);
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"uid": "u", "deletionTimestamp": "1970-01-12T13:46:40Z"},
-        "status": {"phase": "Running"},
-    }))
-    .unwrap();
-    let expected = PodState::Present {
-        uid: "u".into(),
-        phase: "Running".into(),
-        deletion: Some(now()),
-    };
-    assert_eq!(PodState::from(Some(pod)), expected);
 }

@@ -17,7 +17,6 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::{authentication::v1::TokenReviewStatus, core::v1::Pod};
 use shared::{
     binding::{CredentialBindingSpec, Identity, undeliverable},
     errors::{Code, Named},
@@ -55,19 +54,6 @@ pub struct ReviewedToken {
     pub extra: BTreeMap<String, Vec<String>>,
     /// Why the token was refused, in the API server's words.
     pub words: String,
-}
-
-impl From<TokenReviewStatus> for ReviewedToken {
-    fn from(status: TokenReviewStatus) -> Self {
-        let user = status.user.unwrap_or_default();
-        Self {
-            authenticated: status.authenticated.unwrap_or(false),
-            audiences: status.audiences.unwrap_or_default(),
-            username: user.username.unwrap_or_default(),
-            extra: user.extra.unwrap_or_default(),
-            words: status.error.unwrap_or_default(),
-        }
-    }
 }
 
 impl ReviewedToken {
@@ -176,20 +162,6 @@ pub enum PodState {
         /// When its grace period ends, if it is being deleted.
         deletion: Option<Timestamp>,
     },
-}
-
-impl From<Option<Pod>> for PodState {
-    fn from(pod: Option<Pod>) -> Self {
-        let Some(pod) = pod else { return Self::Absent };
-        Self::Present {
-            uid: pod.metadata.uid.unwrap_or_default(),
-            phase: pod
-                .status
-                .and_then(|status| status.phase)
-                .unwrap_or_default(),
-            deletion: pod.metadata.deletion_timestamp.map(|time| time.0),
-        }
-    }
 }
 
 /// The right to one identity token. Only [`grant`] makes one.
@@ -302,10 +274,7 @@ pub fn grant(
             format!("CredentialBinding {namespace}/{name}: {account} is not one of {expected}"),
         ));
     }
-    match undeliverable(
-        &control_plane_core::derive::object_name(namespace, name),
-        spec,
-    ) {
+    match undeliverable(&crate::derive::object_name(namespace, name), spec) {
         Some(error) => Err(error),
         None => Ok(Grant {
             namespace: namespace.clone(),

@@ -1,15 +1,14 @@
-//! Signature algorithms: which there are, which is in force, and what does not
-//! take it.
+//! Signature algorithms: which there are, and what does not take one.
 
 use std::fmt;
 
-use futures::{Stream, stream};
 use serde::{Serialize, Serializer};
 use shared::{
     binding::{CredentialBindingSpec, CredentialKind, ExchangeKind},
     errors::{Code, Named},
 };
-use tokio::sync::watch;
+
+use crate::settings::Setting;
 
 /// A signature algorithm (RFC 7518 section 3.1). The key decides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,29 +69,10 @@ impl Serialize for Algorithm {
     }
 }
 
-/// The algorithm of the key in the Secret, once there is one. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct InForce(watch::Sender<Option<Algorithm>>);
+impl Setting for Algorithm {
+    const FIX: &'static str = "Use RS256, which every registry accepts, or ES256";
 
-impl InForce {
-    /// The algorithm.
-    pub fn algorithm(&self) -> Option<Algorithm> {
-        *self.0.borrow()
-    }
-
-    /// Says which it is.
-    pub fn set(&self, algorithm: Algorithm) {
-        self.0.send_if_modified(|current| {
-            let differs = *current != Some(algorithm);
-            *current = Some(algorithm);
-            differs
-        });
-    }
-
-    /// An item each time that it has changed.
-    pub fn changes(&self) -> impl Stream<Item = ()> + Send + use<> {
-        stream::unfold(self.0.subscribe(), |mut algorithm| async {
-            algorithm.changed().await.ok().map(|()| ((), algorithm))
-        })
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::from_name(text).ok_or_else(|| "it is no algorithm of the issuer".to_owned())
     }
 }
