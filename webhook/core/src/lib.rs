@@ -3,9 +3,9 @@
 //! errors flow out.
 //!
 //! ```text
-//! admission ─▶ derive ─▶ secret, annotations ─▶ settings
-//!                 │
-//!                 └────▶ shared (the contract with the agents)
+//! admission ─┬▶ derive, proxy_key ─▶ secret
+//!            └▶ annotations, settings
+//! all of them ─▶ shared (the contract with the agents)
 //! ```
 //!
 //! Architecture invariant: there is no IO here, no clock and no randomness.
