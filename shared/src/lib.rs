@@ -1,8 +1,8 @@
 //! The contract between the parts, byte for byte.
 //!
-//! Everything that two programs must agree on lives here: annotation names,
-//! Secret keys, the CredentialBinding type, the files in a consumer pod's
-//! credential volume, the identity API's messages and the error catalogue.
+//! Everything that two programs must agree on lives here: the CredentialBinding
+//! type, the files in a consumer pod's credential volume, the identity API's
+//! messages, where tokens may go and the error catalogue.
 //! There is no IO, no async runtime and no Kubernetes client in this crate:
 //! text and bytes flow in, types and named errors flow out.
 

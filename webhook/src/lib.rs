@@ -1,7 +1,9 @@
 //! The control plane of argocd-workload-identity.
 //!
 //! ```text
-//! kube-apiserver ─▶ server ─▶ admission (pure) ─▶ patch, warnings or a denial
+//! kube-apiserver ─▶ server ─▶ admission (pure, in the core) ─▶ patch, warnings or a denial
+//! Secrets ─▶ controller (while the lease is held) ─▶ CredentialBindings, conditions, events
+//! agents ─▶ server ─▶ issuer ─▶ identity tokens; its documents for whoever verifies them
 //! kubelet, Prometheus ─▶ server ─▶ readiness, metrics
 //! tls folder ─▶ tls ─▶ every TLS listener
 //! a user's command line ─▶ args ─▶ generate ─▶ documents, findings

@@ -3,10 +3,10 @@
 //! errors flow out.
 //!
 //! ```text
-//! admission ─┐
-//!            ├─▶ derive ─▶ proxy_key ─▶ secret, annotations ─▶ settings
-//! bindings ──┘      │
-//!                   └────▶ shared (the contract with the agents)
+//! admission ─┐                      ┌─▶ annotations, settings
+//! bindings ──┼─▶ derive, proxy_key ─┴─▶ secret
+//! identity ──┘
+//! all of them ─▶ shared (the contract with the agents)
 //! ```
 //!
 //! Architecture invariant: there is no IO here, no clock and no randomness.

@@ -1,3 +1,3 @@
-//! Every way to the API server.
+//! The way to the API server.
 
 pub mod client;
