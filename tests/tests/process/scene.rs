@@ -26,7 +26,7 @@ use crate::webhook::Webhook;
 
 /// Namespaces beside Argo CD's in which trials see what admission changes: it
 /// leaves alone what is in others.
-pub(crate) const SERVED: [&str; 45] = [
+pub(crate) const SERVED: [&str; 47] = [
     "as-data",
     "as-string-data",
     "bad-cluster",
@@ -67,6 +67,8 @@ pub(crate) const SERVED: [&str; 45] = [
     "opt-out-plain",
     "plugins",
     "plugins-plain",
+    "quota",
+    "quota-plain",
     "same-purpose",
     "spiffe-absent",
     "stock",

@@ -101,15 +101,19 @@ impl Setting for ServiceAccountName {
 
 /// Whether an object such as a Secret can have this name.
 pub fn is_dns_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_dns_label)
+    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 /// Whether a namespace can have this name.
 pub fn is_dns_label(text: &str) -> bool {
+    text.len() <= 63 && is_label(text)
+}
+
+/// A label, however long: within a subdomain only the whole is bounded.
+fn is_label(text: &str) -> bool {
     let ends = |c: Option<u8>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     let mut bytes = text.bytes();
-    text.len() <= 63
-        && ends(text.bytes().next())
+    ends(text.bytes().next())
         && ends(text.bytes().next_back())
         && bytes.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
 }
@@ -244,3 +248,24 @@ macro_rules! text {
 }
 
 text! { Namespace ServiceAccountName Image TrustDomain IssuerUrl }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_of_an_objects_name_is_bounded() {
+        // As the API server has it (RFC 1123): a namespace is one label.
+        assert!(is_dns_subdomain(&"a".repeat(253)));
+        assert!(!is_dns_subdomain(&"a".repeat(254)));
+        assert!(is_dns_label(&"a".repeat(63)) && !is_dns_label(&"a".repeat(64)));
+        for name in ["a", "a.b-c.1"] {
+            assert!(is_dns_subdomain(name), "{name}");
+        }
+        for name in [
+            "", ".", "a..b", "-a", "a-", "a.-b", "A", "a_b", "a/b", "\u{e4}",
+        ] {
+            assert!(!is_dns_subdomain(name) && !is_dns_label(name), "{name}");
+        }
+    }
+}

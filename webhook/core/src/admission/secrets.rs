@@ -63,8 +63,11 @@ pub fn decide(
     let Some(kind) = new.kind() else {
         return Ok(Verdict::skip(Skip::NotWorkloadIdentity, Vec::new()));
     };
+    let old = read::<SecretView<'_>>(request.old_object);
+    // The API server's rule, whatever labels there were.
+    let is_immutable = old.as_ref().is_some_and(|old| old.immutable == Some(true));
     // What nobody looked at before, for want of the label, is no old value.
-    let old = read::<SecretView<'_>>(request.old_object).filter(|old| old.kind() == Some(kind));
+    let old = old.filter(|old| old.kind() == Some(kind));
     let restored = old
         .as_ref()
         .map(|old| new.dropped_keys(kind, old))
@@ -78,6 +81,7 @@ pub fn decide(
         old: old.as_ref().map(|old| (old, old.values(&[]))),
         new: &new,
         values,
+        is_immutable,
     };
     let draft = review.draft();
     let object = draft.object;
@@ -107,7 +111,7 @@ pub fn decide(
             Verdict::deny(conflict, Vec::new())
         });
     }
-    Ok(if review.is_immutable() {
+    Ok(if review.is_immutable {
         rewrite.into_words(&new, &object)
     } else {
         rewrite.into_verdict(&new)
@@ -124,6 +128,8 @@ struct SecretReview<'a> {
     values: SecretValues,
     place: Option<Place>,
     old: Option<(&'a SecretView<'a>, SecretValues)>,
+    /// The API server lets nobody change its values.
+    is_immutable: bool,
 }
 
 impl SecretReview<'_> {
@@ -160,11 +166,6 @@ impl SecretReview<'_> {
                 self.new.has_same(&names, old)
             }
         }
-    }
-
-    fn is_immutable(&self) -> bool {
-        let old = self.old.as_ref().map(|(old, _)| old);
-        old.is_some_and(|old| old.immutable == Some(true))
     }
 
     /// The problems that an update may keep. At another place every problem is
@@ -220,7 +221,7 @@ impl SecretReview<'_> {
                 rewrite.data.insert(key::PROXY, STANDARD.encode(former));
             }
             // Nobody could write it.
-            Entry::Draw if is_wanted && self.is_immutable() => rewrite.lacks_key = true,
+            Entry::Draw if is_wanted && self.is_immutable => rewrite.lacks_key = true,
             Entry::Draw if is_wanted => {
                 let bytes = draw().ok_or(NoRandomness)?;
                 let value = proxy_key::value(&subject, &bytes);

@@ -501,6 +501,21 @@ fn what_is_immutable_is_not_changed() {
 }
 
 #[test]
+fn an_immutable_secret_that_gets_the_label_is_not_changed() {
+    let new = {
+        let mut new = of_project("a");
+        new["immutable"] = json!(true);
+        new
+    };
+    let mut old = new.clone();
+    old["metadata"]["labels"] = json!({});
+    let verdict = ask("UPDATE", &new, Some(&old));
+    assert_eq!(verdict.label().as_str(), "keep", "{verdict:?}");
+    let codes: Vec<_> = verdict.warnings.iter().map(|it| it.code).collect();
+    assert_eq!(codes, [Code::SecretImmutable]);
+}
+
+#[test]
 fn an_old_problem_is_new_at_another_place() {
     let base = with(&QUAY, "workloadIdentityProvider", "vault");
     let base = with(&base, "project", "a");
