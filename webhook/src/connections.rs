@@ -33,12 +33,14 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For API servers: a few connections each. They close what is idle for
-    /// 90 s, which is sooner: the client closes first, and no request races
-    /// the server's closing.
+    /// For API servers, which talk HTTP/1.1 to webhooks: a connection for each
+    /// call under way, and idle ones besides. More than requests may be under
+    /// way, so that what is too much is answered and counted, not cut off. They
+    /// close what is idle for 90 s, which is sooner: the client closes first,
+    /// and no request races the server's closing.
     pub const ADMISSION: Self = Self {
-        connections: 256,
-        of_one_address: 64,
+        connections: 1024,
+        of_one_address: 384,
         buffer: 64 << 10,
         head: Duration::from_secs(120),
     };

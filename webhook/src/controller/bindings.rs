@@ -2,8 +2,8 @@
 //! flow in, at most one change of the binding and of its status flows out.
 //!
 //! [`plan()`] decides; this carries it out. The Secret is read when it, its
-//! service account or the installation's keys are others than at the last look:
-//! what it meant then is kept, its values are not.
+//! service account or its binding's keys are others than at the last look: what
+//! it meant then is kept, its values are not.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -25,7 +25,7 @@ use control_plane_core::{
     identity::algorithm::Algorithm,
     proxy_key::accepted::Former,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client,
@@ -168,8 +168,14 @@ impl Reconciler {
         };
         let refusal = refused.as_ref().and_then(Failure::refusal);
         let refusal = refusal.map(|words| Named::new(Code::BindingRefused, words));
-        let said = self.say(key, &look, refusal).await;
+        let said = self.say(key, &look, refusal.clone()).await;
         if let Some(failure) = refused {
+            // What is there goes on; how it is must be seen nevertheless.
+            if let (Some(refusal), Some(binding)) = (refusal, binding) {
+                let notices = look.notices.into();
+                self.report(key, binding, around, &[refusal], notices)
+                    .await?;
+            }
             return Err(failure);
         }
         let again = match (plan, binding) {
@@ -242,14 +248,19 @@ impl Reconciler {
                     return Some(left);
                 }
             }
-            let (problems, at) = (problems.clone(), now);
-            said.insert(key.clone(), Said { problems, at });
+            said.remove(key);
         }
+        let mut is_written = true;
         for problem in &problems {
             let (namespace, name, code) = (&*key.namespace, &*key.name, problem.code);
             tracing::warn!(namespace, name, %code, detail = problem.detail, "a Secret cannot be used");
-            self.events.refused(key, uid, problem).await;
+            is_written &= self.events.refused(key, uid, problem).await;
         }
+        if !is_written {
+            return Some(LOOK_AGAIN);
+        }
+        let said = Said { problems, at: now };
+        lock(&self.said).insert(key.clone(), said);
         Some(SAY_AGAIN)
     }
 
@@ -275,7 +286,8 @@ impl Reconciler {
         let parameters = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(binding.metadata.uid.to_string()),
-                resource_version: None,
+                // Decided for this version of it, not for one that is newer.
+                resource_version: Some(binding.metadata.resource_version.to_string()),
             }),
             ..DeleteParams::default()
         };
@@ -343,10 +355,11 @@ impl Reconciler {
             self.tell(key, binding, &verdict).await;
         }
         // A second later, so that it has passed by then.
+        let again_at = verdict.again_at.filter(|at| *at > now);
+        // Also one that has passed since the look: who looked saw it in force.
         let key_ends = spec.and_then(|spec| spec.former.until);
-        let again_at = verdict.again_at.into_iter().chain(key_ends);
-        let again_at = again_at.filter(|at| *at > now).min();
-        let left = again_at.map(|at| at.duration_since(now));
+        let again_at = again_at.into_iter().chain(key_ends).min();
+        let left = again_at.map(|at| at.duration_since(now).max(SignedDuration::ZERO));
         let left = left.map(|left| left.unsigned_abs() + Duration::from_secs(1));
         let is_partial =
             circumstances.is_partial || around.vanished.is_none() || around.has_consumer.is_none();

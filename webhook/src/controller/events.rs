@@ -27,8 +27,8 @@ impl Events {
         Self(Recorder::new(client, reporter))
     }
 
-    /// Says on the Secret what is wrong with it.
-    pub(super) async fn refused(&self, key: &Key, uid: &str, problem: &Named) {
+    /// Says on the Secret what is wrong with it. Returns whether it was written.
+    pub(super) async fn refused(&self, key: &Key, uid: &str, problem: &Named) -> bool {
         let reference = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Secret".to_owned()),
@@ -36,7 +36,7 @@ impl Events {
         };
         let (kind, reason) = (EventType::Warning, problem.code.as_str());
         self.publish(kind, reason, &problem.to_string(), &reference)
-            .await;
+            .await
     }
 
     /// Says on the binding that a condition has changed.
@@ -56,7 +56,13 @@ impl Events {
             .await;
     }
 
-    async fn publish(&self, kind: EventType, reason: &str, note: &str, on: &ObjectReference) {
+    async fn publish(
+        &self,
+        kind: EventType,
+        reason: &str,
+        note: &str,
+        on: &ObjectReference,
+    ) -> bool {
         let mut end = note.len().min(LONGEST_NOTE);
         while !note.is_char_boundary(end) {
             end -= 1;
@@ -68,13 +74,15 @@ impl Events {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.0.publish(&event, on).await {
+        let published = self.0.publish(&event, on).await;
+        if let Err(error) = &published {
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = error as &dyn std::error::Error,
                 reason,
                 "an event was not written"
             );
         }
+        published.is_ok()
     }
 }
 

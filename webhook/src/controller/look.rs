@@ -45,7 +45,7 @@ impl Look {
         let (secret, account) = (around.secret.as_ref()?, around.account.as_ref()?);
         let until = former.and_then(|former| former.until);
         let is_over = until.is_some_and(|until| until <= now);
-        Some(KEYS.hash_one((secret, account, around.rotations, former, is_over)))
+        Some(KEYS.hash_one((secret, account, former, is_over)))
     }
 }
 

@@ -101,7 +101,9 @@ pub fn decide(
                 fresh.extend(kept);
                 return Ok(Verdict::deny(first, fresh));
             }
-            Rewrite::of_invalid(kept)
+            let mut rewrite = Rewrite::of_invalid(kept);
+            rewrite.restore(&restored, &object);
+            rewrite
         }
     };
     if let Some(conflict) = review.write_proxy(&mut rewrite, &object, draw)? {

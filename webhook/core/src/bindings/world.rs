@@ -58,8 +58,6 @@ pub struct World {
     nodes: Listed<()>,
     /// How many entries bindings have of a node, which may be gone.
     reports: HashMap<Arc<str>, usize>,
-    /// How often the installation's keys were others.
-    rotations: u64,
 }
 
 /// What is known about one binding's surroundings at one moment.
@@ -83,8 +81,6 @@ pub struct Snapshot {
     /// Running repo-servers that lack the credential proxy which the binding
     /// needs; `None` while pods are not known.
     pub unproxied: Option<Vec<Arc<str>>>,
-    /// Which of the installation's keys were in force.
-    pub rotations: u64,
 }
 
 impl Snapshot {
@@ -163,7 +159,6 @@ impl World {
                 keys(&namespace, names)
             }
             Change::Keys => {
-                self.rotations += 1;
                 let namespaces = self.namespaces.iter();
                 namespaces
                     .flat_map(|(namespace, known)| {
@@ -277,7 +272,6 @@ impl World {
                 accounts.value(name).cloned()
             }),
             unproxied: known.and_then(|known| known.unproxied(spec)),
-            rotations: self.rotations,
         }
     }
 

@@ -187,8 +187,9 @@ async fn a_renewed_credential_costs_no_call_of_the_controller() {
     bench.seen("2");
     assert_eq!(bench.calls().await, ["GET secrets/quay"]);
     assert!(bench.calls().await.is_empty());
+    // What signs says nothing about the Secret.
     bench.world.apply(Change::Keys);
-    assert_eq!(bench.calls().await, ["GET secrets/quay"]);
+    assert!(bench.calls().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,6 +217,23 @@ async fn what_the_api_server_refuses_is_said_on_the_secret() {
     // What may pass by itself is nothing to tell a user.
     bench.api.refuse(503, "not now");
     assert_eq!(events(bench.look().await.1), [] as [Value; 0]);
+}
+
+#[tokio::test]
+async fn a_binding_that_cannot_be_changed_still_says_how_it_is() {
+    let mut bench = Bench::new(quay("quay"));
+    let node = ListEvent::Apply("n".into(), ());
+    bench.world.apply(Change::Node(node));
+    let (result, calls) = bench.look().await;
+    result.unwrap();
+    let mut spec = calls[1].1["spec"].clone();
+    spec["consumers"] = json!(["edited-by-hand"]);
+    bench.bound(&spec, renewed(0, &json!([])));
+    bench.api.refuse(403, "exceeded quota: bindings");
+    let (result, calls) = bench.look().await;
+    assert!(result.is_err(), "it is tried again");
+    let status = |(call, _): &(String, Value)| call == "PATCH credentialbindings/quay/status";
+    assert!(calls.iter().any(status), "{calls:?}");
 }
 
 #[tokio::test(start_paused = true)]

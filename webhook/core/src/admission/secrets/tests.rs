@@ -450,6 +450,20 @@ fn keys_come_back_beside_the_guides_plugin_too() {
 }
 
 #[test]
+fn dropped_keys_come_back_beside_an_old_problem_too() {
+    // The administrator took the host off the allow-list in between.
+    let (mut old, _) = stored(&secret("cluster", &SPOKE), None);
+    old["data"]["server"] = json!(STANDARD.encode("https://elsewhere.example.org"));
+    let mut new = old.clone();
+    let data = new["data"].as_object_mut().unwrap();
+    data.retain(|name, _| !key::WORKLOAD_IDENTITY.contains(&name.as_str()));
+    let (kept, warnings) = stored(&new, Some(&old));
+    assert_eq!(kept["data"], old["data"]);
+    assert!(warnings.contains(&Code::KeysRestored), "{warnings:?}");
+    assert!(warnings.contains(&Code::HostNotAllowed), "{warnings:?}");
+}
+
+#[test]
 fn a_copied_cluster_secret_keeps_version_environment_and_hint() {
     let config = r#"{"execProviderConfig": {"apiVersion":"client.authentication.k8s.io/v1", "env": {"HTTPS_PROXY" : "http://proxy:3128"},
         "args":["--cluster","other"],"installHint":"ask the platform team","command":"/binaries/exec-auth"} , "tlsClientConfig":{"caData":"Y2E="}}"#;
