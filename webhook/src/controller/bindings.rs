@@ -16,7 +16,7 @@ use control_plane_core::{
         FIELD_MANAGER,
         binding::Binding,
         condition::{DEGRADED, READY},
-        manifests::{manifest, prune_patch, status_manifest},
+        manifests::{end_overlap_patch, manifest, prune_patch, status_manifest},
         plan::{Meaning, Plan, keyless, on_secret, plan},
         status::{self, Circumstances, Verdict},
         world::{Key, Snapshot},
@@ -182,6 +182,7 @@ impl Reconciler {
             (Plan::Delete, Some(binding)) => self.delete(key, binding).await.map(|()| None)?,
             (Plan::Report(mut problems), Some(binding)) => {
                 problems.extend(look.lacks.map(|lacks| *lacks));
+                self.end_overlap(key, binding).await?;
                 self.report(key, binding, around, &problems, look.notices.into())
                     .await?
             }
@@ -280,6 +281,22 @@ impl Reconciler {
         let subject = &spec.identity.subject;
         tracing::info!(namespace, name, subject, "wrote a binding");
         Ok(())
+    }
+
+    /// Ends a key whose time is over where the Secret is broken, so that nothing
+    /// is applied for it: whoever knows the key must not have it for longer.
+    async fn end_overlap(&self, key: &Key, binding: &Binding) -> Result<(), Failure> {
+        let Some(patch) = end_overlap_patch(binding, Timestamp::now()) else {
+            return Ok(());
+        };
+        let parameters = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::<()>::Json(patch);
+        let bindings = self.bindings(key);
+        let ended = bindings.patch(&key.name, &parameters, &patch).await;
+        ended.map(drop).map_err(api("ending a key"))
     }
 
     async fn delete(&self, key: &Key, binding: &Binding) -> Result<(), Failure> {

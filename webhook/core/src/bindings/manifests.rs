@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::binding::{CredentialBindingSpec, GROUP, KIND, VERSION};
 
@@ -43,6 +44,21 @@ pub fn status_manifest(key: &Key, verdict: &Verdict) -> Value {
         "metadata": {"name": &*key.name, "namespace": &*key.namespace},
         "status": status,
     })
+}
+
+/// Takes the key away whose end has come, of a binding whose Secret asks for
+/// nothing that could be applied.
+pub fn end_overlap_patch(binding: &Binding, now: Timestamp) -> Option<json_patch::Patch> {
+    let (place, hash) = binding.spec.as_ref()?.former.ended(now)?;
+    let key = format!("/spec/proxy/keySha256/{place}");
+    let version = &*binding.metadata.resource_version;
+    let operations = json!([
+        {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+        {"op": "test", "path": key, "value": hash},
+        {"op": "remove", "path": key},
+        {"op": "remove", "path": "/spec/proxy/previousKeyUntil"},
+    ]);
+    serde_json::from_value(operations).ok()
 }
 
 /// Removes the entries of these nodes from the version that was seen.

@@ -47,6 +47,13 @@ impl Former {
         }
     }
 
+    /// The place among its keys, and the hash, of one whose end has come.
+    pub fn ended(&self, now: Timestamp) -> Option<(usize, String)> {
+        self.until.filter(|until| *until <= now)?;
+        let (last, rest) = self.keys.as_deref()?.split_last()?;
+        Some((rest.len(), last.to_hex()))
+    }
+
     /// Whether it needs a key and has none.
     pub fn is_keyless(&self) -> bool {
         self.keys.as_ref().is_some_and(|keys| keys.is_empty())

@@ -236,6 +236,42 @@ async fn a_binding_that_cannot_be_changed_still_says_how_it_is() {
     assert!(calls.iter().any(status), "{calls:?}");
 }
 
+#[tokio::test]
+async fn a_key_ends_also_where_the_secret_is_broken() {
+    let mut broken = quay("quay");
+    let data = broken.data.as_mut().unwrap();
+    let provider = k8s_openapi::ByteString(b"vault".to_vec());
+    data.insert("workloadIdentityProvider".into(), provider);
+    let mut bench = Bench::new(broken);
+    let node = ListEvent::Apply("n".into(), ());
+    bench.world.apply(Change::Node(node));
+    let mut spec = testing::quay("quay.example.org");
+    spec["delivery"] = json!("proxy");
+    let (new, old) = ("a".repeat(64), "b".repeat(64));
+    for (until, ends) in [
+        ("2001-01-01T00:00:00Z", true),
+        ("2999-01-01T00:00:00Z", false),
+    ] {
+        spec["proxy"] = json!({
+            "type": "oci", "keySha256": [new, old], "previousKeyUntil": until,
+        });
+        bench.bound(&spec, json!({}));
+        let (result, calls) = bench.look().await;
+        let patch = calls
+            .iter()
+            .find(|(call, _)| call == "PATCH credentialbindings/quay");
+        assert_eq!(patch.is_some(), ends, "{until}: {calls:?} {result:?}");
+        if let Some((_, patch)) = patch {
+            assert_eq!(patch[1]["value"], json!(old));
+            assert_eq!(
+                patch[2],
+                json!({"op": "remove", "path": "/spec/proxy/keySha256/1"})
+            );
+            assert_eq!(patch[3]["path"], "/spec/proxy/previousKeyUntil");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reason_is_said_again_before_its_event_is_gone() {
     let broken = secret("repository", "quay", &[("useWorkloadIdentity", "true")]);
