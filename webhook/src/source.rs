@@ -10,13 +10,11 @@ use control_plane_core::{
         Derivation,
         account::{self, Annotations},
         meaning::{self, Derived, Found, Owner},
-        object_name,
     },
-    secret::{SECRET_TYPE, SecretKind, SecretValues, WorkloadIdentity, parse},
+    secret::{SECRET_TYPE, SecretKind, SecretValues},
 };
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{Api, Client};
-use shared::errors::Named;
 
 use crate::wipe::wipe;
 
@@ -67,20 +65,6 @@ pub fn look(derivation: &Derivation, secret: &Secret) -> Found {
         Some((kind, values)) => meaning::look(derivation, namespace, owner, kind, &values),
         None => Found::nothing(Derived::Unused(owner)),
     }
-}
-
-/// Reads a Secret from the API. `None` when it has no workload identity.
-///
-/// # Errors
-/// Every problem that the Secret has.
-pub fn read(secret: &Secret) -> Result<Option<WorkloadIdentity>, Vec<Named>> {
-    let Some((kind, values)) = values(secret) else {
-        return Ok(None);
-    };
-    let metadata = &secret.metadata;
-    let namespace = metadata.namespace.as_deref().unwrap_or_default();
-    let name = metadata.name.as_deref().unwrap_or_default();
-    parse(kind, &object_name(namespace, name), &values)
 }
 
 /// The kind and the values of a Secret from the API; `None` where it is none of

@@ -335,7 +335,7 @@ impl Reconciler {
         let spec = binding.spec.as_ref();
         let objection = |algorithm: Algorithm| {
             let spec = spec?;
-            algorithm.objection_to(&object, spec.credential, spec.exchange)
+            algorithm.objection(&object, spec.credential, spec.exchange)
         };
         let signature = self.signature.algorithm();
         notices.extend(signature.and_then(objection));

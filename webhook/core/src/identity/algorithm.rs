@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 use shared::{
-    binding::{CredentialBindingSpec, CredentialKind, ExchangeKind},
+    binding::{CredentialKind, ExchangeKind},
     errors::{Code, Named},
 };
 
@@ -37,12 +37,7 @@ impl Algorithm {
 
     /// Why the exchange of a binding takes no token that is signed like this,
     /// if it does not: Quay accepts RS256 and RS384 only.
-    pub fn objection(self, object: &str, spec: &CredentialBindingSpec) -> Option<Named> {
-        self.objection_to(object, spec.identity.credential, spec.exchange.kind)
-    }
-
-    /// The same, where only this is known of the binding.
-    pub fn objection_to(
+    pub fn objection(
         self,
         object: &str,
         credential: CredentialKind,

@@ -149,9 +149,17 @@ fn quay_is_warned_about_elliptic_keys_only() {
         panic!("the guide's Secret");
     };
     let object = "Secret argocd/quay";
-    assert_eq!(Algorithm::Rs256.objection(object, &spec), None);
-    let warning = Algorithm::Es256.objection(object, &spec).unwrap();
+    assert_eq!(
+        Algorithm::Rs256.objection(object, spec.identity.credential, spec.exchange.kind),
+        None
+    );
+    let warning = Algorithm::Es256
+        .objection(object, spec.identity.credential, spec.exchange.kind)
+        .unwrap();
     assert_eq!(warning.code, shared::errors::Code::UnsupportedAlgorithm);
     spec.identity.credential = shared::binding::CredentialKind::ServiceAccountToken;
-    assert_eq!(Algorithm::Es256.objection(object, &spec), None);
+    assert_eq!(
+        Algorithm::Es256.objection(object, spec.identity.credential, spec.exchange.kind),
+        None
+    );
 }
